@@ -1,0 +1,33 @@
+# `make demo` and `make test` need Python >= 3.11 with venv, pip and make; nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lab bench lint clean
+
+demo: $(READY)
+	$(BIN)/fedlab-mm execute notebooks/00_quickstart.ipynb --out out/demo
+
+test: lint
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval --nbval-current-env -p no:doctest notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+# Reinstalls only when the list of dependencies changed; the stamp is written last, so that an install cut short runs again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fedlab_mm needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv out runs

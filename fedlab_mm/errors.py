@@ -1,0 +1,22 @@
+"""What can go wrong through no fault of the code: each error is one line that says where, what, and what to do."""
+
+from typing import Any
+
+
+class FedlabError(ValueError):
+    """A wrong name, file, row or argument. Its message is meant to be shown as it is."""
+
+
+class DivergedError(FedlabError):
+    """Training left the finite numbers; `round` and `client` say where, `run` keeps the last good state.
+
+    `client` is None where the server's update diverged. `run` is None only where no engine was built by `train`.
+    """
+
+    def __init__(self, round: int, client: int | None, run: Any = None):
+        self.round, self.client, self.run = round, client, run
+        who = "the server's update" if client is None else f"client {client}"
+        super().__init__(
+            f"training diverged in round {round} at {who}: lower the learning rates (lr, shared_lr); "
+            f"the state after round {round - 1} is kept"
+        )

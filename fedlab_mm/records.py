@@ -1,0 +1,430 @@
+"""The records that everything else passes around, and the legend of axes.
+
+A tensor's name ends with its axes, in order, one letter each:
+
+    U  users (all of them)              C  clients of one round
+    I  items                            M  signals: one per modality, and the item ID
+    E  fusion operators (experts)       G  groups
+    D  latent width                     K  E·D, the views of one item side by side
+    N  sampled interactions of a client P  (client, item) pairs of a chunk of clients
+    H  hidden width of a router
+
+So `scores_UI` is [users, items] and `views_EID` is [operators, items, width].
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.registry import lookup
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Each user's items as one ragged array: user u holds `items[indptr[u]:indptr[u + 1]]`, sorted.
+
+    >>> h = Histories.from_pairs([1, 0, 1], [5, 2, 3], n_users=2)
+    >>> h[1]
+    array([3, 5])
+    >>> h.lengths
+    array([1, 2])
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def from_pairs(cls, users: Any, items: Any, n_users: int) -> "Histories":
+        users, items = np.asarray(users, dtype=np.int64), np.asarray(items, dtype=np.int64)
+        order = np.lexsort((items, users))
+        indptr = np.zeros(n_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
+        return cls(indptr, items[order])
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.indptr)
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """The user of each entry of `items`."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, users: np.ndarray) -> "Histories":
+        """The histories of some users, in the order asked for.
+
+        >>> Histories.from_pairs([0, 1, 1, 2], [9, 4, 5, 6], n_users=3).take(np.array([2, 1])).items
+        array([6, 4, 5])
+        """
+        lengths = self.lengths[users]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+        return Histories(indptr, self.items[np.repeat(self.indptr[users], lengths) + within])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Interactions, items and their encoded modalities, checked and split. Built by `data.build`.
+
+    Attributes:
+        name: what it was loaded as.
+        interactions: one row per user–item pair: user, item (both from 0), timestamp (s), split.
+        items: one row per item: item, title, and whatever else the source knows.
+        features: modality -> float32 [I, d_m], as encoded (not standardised).
+        covers: uint8 [I, height, width, 3], or None where the pictures are not at hand.
+        truth: what was planted, for generated data; empty for real data.
+        dropped: what was left out on the way in, and how many of each.
+    """
+
+    name: str
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    features: Mapping[str, torch.Tensor]
+    covers: np.ndarray | None = None
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.train)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    def _pairs(self, split: str) -> pd.DataFrame:
+        return self.interactions[self.interactions["split"] == split]
+
+    @cached_property
+    def train(self) -> Histories:
+        """Each user's training items: all that a client trains on and all that a ranking masks."""
+        pairs = self._pairs("train")
+        return Histories.from_pairs(pairs["user"], pairs["item"], self.interactions["user"].max() + 1)
+
+    @cached_property
+    def popularity_I(self) -> np.ndarray:
+        """How many users hold each item in their training set."""
+        return np.bincount(self.train.items, minlength=self.n_items)
+
+    @property
+    def warm_I(self) -> np.ndarray:
+        """True where an item has a training interaction; a target that has none is a cold one."""
+        return self.popularity_I > 0
+
+    def target_U(self, split: str) -> np.ndarray:
+        """Each user's held-out item of "valid" or "test"."""
+        return self._pairs(split).sort_values("user")["item"].to_numpy()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of interactions, titles and features: runs carry it, so a changed dataset is noticed."""
+        digest = hashlib.sha256()
+        for column in ("user", "item", "timestamp"):
+            digest.update(np.ascontiguousarray(self.interactions[column], dtype="<i8").tobytes())
+        digest.update("".join(self.interactions["split"].str[0]).encode())
+        digest.update("\n".join(self.items["title"]).encode())
+        for modality in sorted(self.features):
+            digest.update(modality.encode() + self.features[modality].numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> pd.DataFrame:
+        """What is in the data, and what was left out, as one column of figures."""
+        n = len(self.interactions)
+        cold = {s: int((~self.warm_I[self.target_U(s)]).sum()) for s in ("valid", "test")}
+        rows: dict[str, int | float] = {
+            "users": self.n_users,
+            "items": self.n_items,
+            "interactions": n,
+            "sparsity %": round(100 * (1 - n / (self.n_users * self.n_items)), 2),
+            **{f"{s} interactions": len(self._pairs(s)) for s in SPLITS},
+            "fewest training items of a user": int(self.train.lengths.min()),
+            "median": float(np.median(self.train.lengths)),
+            "most": int(self.train.lengths.max()),
+            "items without a training interaction": int((~self.warm_I).sum()),
+            **{f"{s} targets among them": cold[s] for s in cold},
+            **{f"{m} feature width": f.shape[1] for m, f in self.features.items()},
+            **{f"dropped: {what}": count for what, count in self.dropped.items()},
+        }
+        return pd.DataFrame({self.name: pd.Series(rows, dtype=object)})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a run, given the data. Two runs of one recipe on one dataset agree, whatever the engine.
+
+    Attributes:
+        dataset: a name that `load` knows.
+        backbone: the ID-based recommender; method: where multimodal fusion happens around it.
+        operators: the fusion operators g_j of a fused method, in order.
+        rounds: communication rounds T; local_epochs: A, full-batch steps of a client in a round.
+        clients: the share of clients that take part in a round, in (0, 1].
+        negatives: negatives drawn per positive, anew each round.
+        lr: η of what a client keeps (predictor, router).
+        shared_lr: η of what is shared: the client's copy of the item table under `none`, the server's D and γ
+            under `fedvlr`. The papers write one η for both.
+        optimizer: of the client, and server_optimizer of the server: "sgd" as the algorithms state, or "adam". A
+            client's Adam starts afresh each round; the server's goes on.
+        weight_decay: L2 penalty added to the gradients, of clients and server alike.
+        aggregation: "weighted" by samples, "equal", or None for the backbone's own.
+        dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
+        feature_scale: features are standardised by column and multiplied by this; None leaves them as encoded.
+        init_scale: standard deviation of the initial item table.
+        k: cut-off of HR and NDCG; ties: "expected" or "index".
+        evaluate_every: rounds between two validations.
+        seed: of initial values, client sampling and negatives; precision: "float32" or "float64".
+        engine: "stacked" (fast) or "loop" (the algorithm, line by line); chunk: clients that stacked takes at once.
+    """
+
+    dataset: str = "toy"
+    backbone: str = "fcf"
+    method: str = "fedvlr"
+    operators: tuple[str, ...] = ("sum", "mlp", "gate")
+    rounds: int = 30
+    local_epochs: int = 5
+    clients: float = 1.0
+    negatives: int = 4
+    lr: float = 1e-2
+    shared_lr: float = 1e-2
+    optimizer: str = "adam"
+    server_optimizer: str = "adam"
+    weight_decay: float = 0.0
+    aggregation: str | None = None
+    dim: int = 64
+    id_dim: int = 512
+    feature_scale: float | None = 0.1
+    init_scale: float = 0.1
+    k: int = 50
+    ties: str = "expected"
+    evaluate_every: int = 1
+    seed: int = 0
+    precision: str = "float32"
+    engine: str = "stacked"
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operators", tuple(self.operators))
+        for family in ("backbone", "method", "engine"):
+            lookup(family, getattr(self, family))
+        if self.aggregation is not None:
+            lookup("aggregation", self.aggregation)
+        for operator in self.operators:
+            lookup("operator", operator)
+        if not self.operators:
+            raise FedlabError("operators is empty: name at least one, e.g. operators=('sum',)")
+        if len(set(self.operators)) < len(self.operators):
+            raise FedlabError(f"operators={self.operators} names one twice")
+        for name, choices in (
+            ("optimizer", ("sgd", "adam")),
+            ("server_optimizer", ("sgd", "adam")),
+            ("ties", ("expected", "index")),
+            ("precision", ("float32", "float64")),
+        ):
+            if getattr(self, name) not in choices:
+                raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {', '.join(choices)}")
+        at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every", "chunk")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("lr", "shared_lr", "init_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number")
+        if not 0 < self.clients <= 1:
+            raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
+        if self.weight_decay < 0:
+            raise FedlabError(f"weight_decay={self.weight_decay}: must not be negative")
+        if self.seed < 0:
+            raise FedlabError(f"seed={self.seed}: must not be negative")
+
+    def but(self, **changes: Any) -> "Recipe":
+        """This recipe with some fields changed.
+
+        >>> Recipe().but(method="none", seed=3).label
+        'fcf + none'
+        """
+        unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
+        if unknown:
+            raise FedlabError(f"a Recipe has no {', '.join(unknown)}: see help(fedlab_mm.Recipe)")
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def label(self) -> str:
+        return f"{self.backbone} + {self.method}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.precision)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The inverse of `to_json`.
+
+        >>> Recipe.from_json(Recipe(lr=0.5).to_json()) == Recipe(lr=0.5)
+        True
+        """
+        return cls().but(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Upload:
+    """All that leaves a client in a round, and nothing else does.
+
+    Attributes:
+        client: who sends; n_samples: how many interactions it trained on (the weight of sample-weighted means).
+        rows: int64 [N'], the items it touched.
+        values: what the method sends for those rows. `none`: {"item_table": [N', D]}, the rows of D^(u).
+            `fedvlr`: {"view_gradients": [E, N', D]}, accumulated over the local epochs.
+    """
+
+    client: int
+    n_samples: int
+    rows: torch.Tensor
+    values: Mapping[str, torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return upload_bytes(len(self.rows), sum(v.numel() for v in self.values.values()))
+
+
+def upload_bytes(n_rows: int, n_values: int) -> int:
+    """Bytes on the wire: 4 for a float32 value, 4 for a row's number, 4 each for the client and its sample count."""
+    return 4 * n_values + 4 * n_rows + 8
+
+
+class Model(Protocol):
+    """What a Run asks of a trained engine."""
+
+    def scores(self) -> torch.Tensor: ...
+    def router_weights(self) -> torch.Tensor | None: ...
+    def state(self) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One communication round: `model` is live, so whoever iterates over rounds measures what it likes.
+
+    `loss` is the federated objective Σ_u α_u L_u over the round's clients, averaged over the local epochs; `metrics`
+    are those of validation, empty where the round was not evaluated; bytes are summed over the round's clients.
+    """
+
+    round: int
+    clients: np.ndarray
+    loss: float
+    metrics: Mapping[str, float]
+    upload_bytes: int
+    download_bytes: int
+    seconds: float
+    model: Model
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: the model at its best validation round, and the last state to go on from.
+
+    Attributes:
+        recipe, data: what was trained, on what.
+        history: tidy DataFrame: round, split, metric, value.
+        test: test metrics at `best_round`, chosen by validation NDCG@k.
+        model: the engine, in the state of the best round.
+        last_state: all that the next round needs, as named tensors.
+    """
+
+    recipe: Recipe
+    data: Dataset
+    history: pd.DataFrame
+    test: Mapping[str, float]
+    best_round: int
+    model: Model
+    last_state: Mapping[str, torch.Tensor]
+
+    @cached_property
+    def scores_UI(self) -> torch.Tensor:
+        """Every user's logit of every item, at the best round."""
+        return self.model.scores()
+
+    def recommend(self, user: int, k: int = 10) -> pd.DataFrame:
+        """The k items with the highest scores that `user` does not hold in training: item, title, score."""
+        if not 0 <= user < self.data.n_users:
+            raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
+        unseen = self.data.n_items - int(self.data.train.lengths[user])
+        if not 1 <= k <= unseen:
+            raise FedlabError(f"k={k}: user {user} can be recommended 1 to {unseen} items")
+        scores_I = self.scores_UI[user].clone()
+        scores_I[torch.from_numpy(self.data.train[user])] = -torch.inf
+        order = torch.argsort(scores_I, descending=True, stable=True)[:k].numpy()
+        top = self.data.items.iloc[order][["item", "title"]].reset_index(drop=True)
+        return top.assign(score=scores_I.numpy()[order])
+
+    def router_weights(self) -> pd.DataFrame:
+        """How much each user's router relies on each operator: user × operator, rows sum to one."""
+        weights_UE = self.model.router_weights()
+        if weights_UE is None:
+            raise FedlabError(f"method '{self.recipe.method}' has no router; method='fedvlr' has one")
+        table = pd.DataFrame(weights_UE.numpy(), columns=list(self.recipe.operators))
+        return table.rename_axis(index="user", columns="operator")
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write recipe, history, test metrics and both states to `folder`; `load_run` reads them back.
+
+        The folder appears whole or not at all: it is written beside its place and renamed. A run that was saved there
+        before is replaced; a folder that holds anything else is left alone, with an error.
+        """
+        folder = Path(folder).resolve()
+        if folder.exists() and any(folder.iterdir()) and not (folder / "recipe.json").exists():
+            raise FedlabError(f"{folder} is not empty and holds no saved run: choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            (partial / "recipe.json").write_text(self.recipe.to_json())
+            self.history.to_csv(partial / "history.csv", index=False)
+            about = {
+                "test": dict(self.test),
+                "best_round": self.best_round,
+                "data": {"name": self.data.name, "sha256": self.data.fingerprint},
+                "versions": versions(),
+            }
+            (partial / "run.json").write_text(json.dumps(about, indent=2))
+            save_file({k: v.contiguous() for k, v in self.model.state().items()}, partial / "best.safetensors")
+            save_file({k: v.contiguous() for k, v in self.last_state.items()}, partial / "last.safetensors")
+            partial.chmod(0o755)
+            replaced = partial.with_name(partial.name + "-old")
+            if folder.exists():
+                folder.rename(replaced)
+            partial.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return folder
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = {p: version(p) for p in ("fedlab_mm", "torch", "numpy", "pandas", "scikit-learn", "pillow")}
+    return {"python": platform.python_version(), **packages}

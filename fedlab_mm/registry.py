@@ -1,0 +1,59 @@
+"""Families and their names: one place to look a name up, one error that lists the choices.
+
+A member registers itself where it is defined. `import_members` lets a package of one-class files (datasets, backbones,
+methods) be extended by adding a file: nothing else has to mention it.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from fedlab_mm.errors import FedlabError
+
+T = TypeVar("T")
+
+_FAMILIES: dict[str, dict[str, Any]] = {}
+
+
+def register(family: str, name: str) -> Callable[[T], T]:
+    """Decorator: make a class or function known as `name` in `family`. A name is given once."""
+
+    def remember(member: T) -> T:
+        members = _FAMILIES.setdefault(family, {})
+        if name in members:
+            raise FedlabError(f"{family} '{name}' is registered twice: {members[name]} and {member}")
+        members[name] = member
+        return member
+
+    return remember
+
+
+def names(family: str) -> list[str]:
+    """The registered names of a family, sorted."""
+    return sorted(_FAMILIES.get(family, {}))
+
+
+def lookup(family: str, name: str) -> Any:
+    """The member of `family` called `name`.
+
+    Raises:
+        FedlabError: no such name; the message lists the choices and the nearest of them.
+
+    >>> lookup("backbone", "fcff")
+    Traceback (most recent call last):
+    fedlab_mm.errors.FedlabError: unknown backbone 'fcff': did you mean 'fcf'? There are: fcf, fedavg
+    """
+    members = _FAMILIES.get(family, {})
+    if name in members:
+        return members[name]
+    near = difflib.get_close_matches(str(name), members, n=1)
+    hint = f"did you mean '{near[0]}'? There are" if near else "there are"
+    raise FedlabError(f"unknown {family} '{name}': {hint}: {', '.join(names(family))}")
+
+
+def import_members(package: str, path: Sequence[str]) -> None:
+    """Import every module of a package, so that its members register."""
+    for module in pkgutil.iter_modules(list(path)):
+        importlib.import_module(f"{package}.{module.name}")
