@@ -1,3 +1,32 @@
 """Federated multimodal recommendation, to read, to teach and to measure."""
 
-import fedlab_mm.data  # noqa: F401
+# Importing a family's package registers its members.
+import fedlab_mm.aggregation
+import fedlab_mm.backbones
+import fedlab_mm.centralised
+import fedlab_mm.data
+import fedlab_mm.methods
+import fedlab_mm.simulation  # noqa: F401
+from fedlab_mm.api import available, compare, count_parameters, load, load_run, rounds, show, train
+from fedlab_mm.errors import DivergedError, FedlabError
+from fedlab_mm.evaluation import evaluate, evaluate_users
+from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
+
+__all__ = [
+    "Dataset",
+    "DivergedError",
+    "FedlabError",
+    "Recipe",
+    "RoundRecord",
+    "Run",
+    "available",
+    "compare",
+    "count_parameters",
+    "evaluate",
+    "evaluate_users",
+    "load",
+    "load_run",
+    "rounds",
+    "show",
+    "train",
+]

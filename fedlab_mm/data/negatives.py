@@ -1,0 +1,118 @@
+"""What a client trains on in a round: its positives, and negatives drawn anew.
+
+Each client draws from a generator of its own per (seed, round), so a result depends neither on the order of clients nor
+on how an engine groups them. Because the generator is a counter through a mixing function (SplitMix64: Steele, Lea and
+Flood 2014), all clients' numbers come from one vectorised expression.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Histories
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def draw(seed: int, round: int, clients: np.ndarray, counts: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`counts[c]` whole numbers in [0, below[c]) for each client, one after the other in a flat array.
+
+    >>> both = draw(0, 1, np.array([4, 9]), np.array([3, 2]), np.array([100, 100]))
+    >>> alone = draw(0, 1, np.array([9]), np.array([2]), np.array([100]))
+    >>> bool((both[3:] == alone).all())
+    True
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(np.uint64(seed) + _GOLDEN)
+        key = _mix(key ^ (np.uint64(round) + _GOLDEN))
+        key_C = _mix(key ^ (np.asarray(clients).astype(np.uint64) * _GOLDEN + np.uint64(1)))
+        starts = np.repeat(np.cumsum(counts) - counts, counts)
+        step = (np.arange(len(starts)) - starts + 1).astype(np.uint64)
+        bits = _mix(np.repeat(key_C, counts) + step * _GOLDEN) >> np.uint64(32)
+        return ((bits * np.repeat(below, counts).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The labelled items of a round's clients, flat: client c's are `items[indptr[c]:indptr[c + 1]]`.
+
+    Its first `n_positives[c]` are its training items (label 1), the others negatives (label 0).
+    """
+
+    clients: np.ndarray
+    indptr: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    n_positives: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.indptr)
+
+    def of(self, c: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items [N] and labels [N] of the c-th client."""
+        part = slice(self.indptr[c], self.indptr[c + 1])
+        return self.items[part], self.labels[part]
+
+    def part(self, start: int, stop: int) -> "Samples":
+        """The clients from start to stop as samples of their own."""
+        cut = slice(self.indptr[start], self.indptr[stop])
+        return Samples(
+            self.clients[start:stop],
+            self.indptr[start : stop + 1] - self.indptr[start],
+            self.items[cut],
+            self.labels[cut],
+            self.n_positives[start:stop],
+        )
+
+
+def sample(train: Histories, n_items: int, clients: np.ndarray, per_positive: int, seed: int, round: int) -> Samples:
+    """Every positive of each client and, for each, `per_positive` negatives.
+
+    A negative is uniform, with replacement, over the items that the user has no *training* interaction with: held-out
+    items may come up, for a client must not know them apart.
+
+    Args:
+        train: every user's training items; clients: int64 [C], the round's users.
+
+    Raises:
+        FedlabError: a user holds every item, so nothing is left to draw.
+
+    >>> train = Histories.from_pairs([0, 0, 1], [0, 2, 1], n_users=2)
+    >>> s = sample(train, n_items=4, clients=np.array([1, 0]), per_positive=2, seed=0, round=1)
+    >>> s.labels.tolist(), s.indptr.tolist()
+    ([1, 0, 0, 1, 1, 0, 0, 0, 0], [0, 3, 9])
+    >>> bool(np.isin(s.items[5:], [1, 3]).all())
+    True
+    """
+    positives = train.take(clients)
+    n_C = positives.lengths
+    full = np.flatnonzero(n_C >= n_items)
+    if len(full):
+        raise FedlabError(f"user {clients[full[0]]} holds all {n_items} items: there is no negative to draw")
+
+    picks = draw(seed, round, clients, per_positive * n_C, n_items - n_C)
+    # The k-th item that a user does not hold is k plus the number of its items p_j (sorted) with p_j - j <= k. All users
+    # are searched at once, each in an interval of its own.
+    c_of_pick = np.repeat(np.arange(len(clients)), per_positive * n_C)
+    c_of_positive = np.repeat(np.arange(len(clients)), n_C)
+    rank = np.arange(len(positives.items)) - positives.indptr[c_of_positive]
+    gaps = c_of_positive * n_items + positives.items - rank
+    below = np.searchsorted(gaps, c_of_pick * n_items + picks, side="right") - positives.indptr[c_of_pick]
+    negatives = picks + below
+
+    indptr = np.concatenate([[0], np.cumsum((1 + per_positive) * n_C)])
+    items = np.empty(indptr[-1], dtype=np.int64)
+    labels = np.zeros(indptr[-1], dtype=np.int64)
+    at_positive = indptr[c_of_positive] + rank
+    labels[at_positive] = 1
+    items[at_positive] = positives.items
+    items[labels == 0] = negatives
+    return Samples(clients, indptr, items, labels, n_C)

@@ -1,0 +1,128 @@
+"""Full ranking under leave-one-out: HR@k and NDCG@k, with a rule for ties.
+
+A scorer that gives many items one score leaves their order open, and an implementation that happens to put low item
+numbers first then reports what the numbering of the items gives away. With ties in expectation, every order of the tied
+items is as likely as any other. For a target with g items above it and t items at its score (itself among them), its rank
+is uniform on g + 1 … g + t, so
+
+    HR@k   = min(max(k − g, 0), t) / t
+    NDCG@k = (1 / t) · Σ_{r = g + 1}^{min(g + t, k)} 1 / log2(r + 1),
+
+exact, without drawing anything. With one relevant item the ideal DCG is 1.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Dataset, Histories
+
+TIES = ("expected", "index")
+
+
+def evaluate(
+    scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: str = "expected", warm_I: Any = None
+) -> dict[str, float]:
+    """Mean HR@k and NDCG@k over users.
+
+    Args:
+        scores_UI: a score for every user and item, tensor or array; higher is better.
+        target_U: each user's held-out item.
+        seen: what to leave out of each user's ranking: `data.train`, a bool [U, I], or a list of item lists.
+        k: cut-off, at most the number of items.
+        ties: "expected" over all orders of tied items, or "index", lower item number first, which is how the papers'
+            released code breaks them.
+        warm_I: bool [I], true for items with training interactions. If given, "…/warm" and "…/cold" give the means over
+            targets of either kind (nan where there are none).
+
+    Raises:
+        FedlabError: wrong shapes, a NaN score, a target among the seen, an unknown rule for ties, k out of range.
+
+    >>> evaluate([[0.9, 0.5, 0.5, 0.1]], target_U=[2], seen=[[0]], k=1)
+    {'hr@1': 0.5, 'ndcg@1': 0.5}
+    >>> evaluate([[0.9, 0.5, 0.5, 0.1]], target_U=[2], seen=[[0]], k=1, ties="index")
+    {'hr@1': 0.0, 'ndcg@1': 0.0}
+    """
+    users = evaluate_users(scores_UI, target_U, seen, k, ties)
+    result = {metric: float(users[metric].mean()) for metric in (f"hr@{k}", f"ndcg@{k}")}
+    if warm_I is not None:
+        warm_U = np.asarray(warm_I, dtype=bool)[users["target"]]
+        for kind, chosen_U in (("warm", warm_U), ("cold", ~warm_U)):
+            for metric in (f"hr@{k}", f"ndcg@{k}"):
+                result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean()) if chosen_U.any() else float("nan")
+    return result
+
+
+def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: str = "expected") -> pd.DataFrame:
+    """The same for each user: target, above (items above it), tied (items at its score, itself included), HR, NDCG.
+
+    >>> evaluate_users([[3, 2, 1], [1, 1, 1]], [0, 2], [[], []], k=2).round(3)
+       target  above  tied   hr@2  ndcg@2
+    0       0      0     1  1.000   1.000
+    1       2      0     3  0.667   0.544
+    """
+    scores_UI = torch.as_tensor(scores_UI)
+    if not scores_UI.is_floating_point():
+        scores_UI = scores_UI.double()
+    target_U1 = torch.as_tensor(np.asarray(target_U), dtype=torch.int64)[:, None]
+    n_users, n_items = scores_UI.shape
+    if not 1 <= k <= n_items:
+        raise FedlabError(f"k={k}: must lie between 1 and the number of items, {n_items}")
+    if ties not in TIES:
+        raise FedlabError(f"unknown ties '{ties}': there are: {', '.join(TIES)}")
+    if len(target_U1) != n_users:
+        raise FedlabError(f"{len(target_U1)} targets for {n_users} rows of scores: one each is needed")
+    if ((target_U1 < 0) | (target_U1 >= n_items)).any():
+        raise FedlabError(f"a target lies outside the items 0 to {n_items - 1}")
+    nan_U = torch.isnan(scores_UI).any(dim=1)
+    if nan_U.any():
+        raise FedlabError(f"scores of user {int(nan_U.nonzero()[0])} hold a NaN")
+    rows, columns = _seen_pairs(seen, n_users, n_items)
+    scores_UI = scores_UI.index_put((rows, columns), torch.tensor(-torch.inf, dtype=scores_UI.dtype))
+    target_scores_U1 = scores_UI.gather(1, target_U1)
+    if torch.isneginf(target_scores_U1).any():
+        user = int(torch.isneginf(target_scores_U1).nonzero()[0, 0])
+        raise FedlabError(f"user {user}'s target {int(target_U1[user])} is among its seen items or scored -inf")
+
+    above_U = (scores_UI > target_scores_U1).sum(dim=1)
+    tied_UI = scores_UI == target_scores_U1
+    tied_U = tied_UI.sum(dim=1)
+    if ties == "index":
+        above_U += (tied_UI & (torch.arange(n_items) < target_U1)).sum(dim=1)
+        tied_U = torch.ones_like(tied_U)
+    gain = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2))]).double().cumsum(0)
+    hits_U = torch.minimum((k - above_U).clamp(min=0), tied_U)
+    gains_U = gain[above_U.clamp(max=k) + hits_U] - gain[above_U.clamp(max=k)]
+    return pd.DataFrame(
+        {
+            "target": target_U1[:, 0].numpy(),
+            "above": above_U.numpy(),
+            "tied": tied_U.numpy(),
+            f"hr@{k}": (hits_U.double() / tied_U).numpy(),
+            f"ndcg@{k}": (gains_U / tied_U).numpy(),
+        }
+    )
+
+
+def evaluate_split(
+    scores_UI: Tensor, data: Dataset, split: str, k: int = 50, ties: str = "expected"
+) -> dict[str, float]:
+    """`evaluate` on a dataset's "valid" or "test" targets, training items masked, warm and cold targets apart."""
+    return evaluate(scores_UI, data.target_U(split), data.train, k, ties, data.warm_I)
+
+
+def _seen_pairs(seen: Any, n_users: int, n_items: int) -> tuple[Tensor, Tensor]:
+    if isinstance(seen, Histories):
+        users, items = seen.users, seen.items
+    elif isinstance(seen, (np.ndarray, Tensor)) and np.ndim(seen) == 2:
+        users, items = np.nonzero(np.asarray(seen, dtype=bool))
+    else:
+        users = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *[np.asarray(i, dtype=np.int64) for i in seen]])
+    if len(seen) != n_users or (len(items) and not 0 <= items.min() <= items.max() < n_items):
+        raise FedlabError(f"seen does not fit: it needs {n_users} users and items from 0 to {n_items - 1}")
+    return torch.from_numpy(users), torch.from_numpy(items)

@@ -1,0 +1,8 @@
+"""Where multimodal fusion happens, one class a file."""
+
+from fedlab_mm.methods.base import Client, Method
+from fedlab_mm.registry import import_members
+
+import_members(__name__, __path__)
+
+__all__ = ["Client", "Method"]
