@@ -1,8 +1,8 @@
 """How a server mixes what its clients sent.
 
 A rule answers with a matrix, one row a group, one column a client, rows that sum to one: group g receives
-Σ_c matrix_GC[g, c] · upload_c. Means have one group. Sensitivity for differential privacy follows from the same matrix: the
-most that one client can move a group is its largest entry times the bound on an upload.
+Σ_c matrix_GC[g, c] · upload_c. Means have one group. Sensitivity for differential privacy follows from the same matrix:
+the most that one client can move a group is its largest entry times the bound on an upload.
 """
 
 import numpy as np

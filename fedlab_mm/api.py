@@ -42,8 +42,8 @@ def load(name: str, root: str | os.PathLike[str] | None = None, seed: int = 0) -
 def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
     """The federated loop, opened: one record a round, while it happens.
 
-    `record.metrics` are those of validation, in the rounds that the recipe evaluates (every `evaluate_every`-th, and the
-    last); `record.model` is the live engine, to be measured in any other way.
+    `record.metrics` are those of validation, in the rounds that the recipe evaluates (every `evaluate_every`-th, and
+    the last); `record.model` is the live engine, to be measured in any other way.
 
     Args:
         recipe: what to run; data: what on, loaded by the recipe's name if left out.
@@ -70,9 +70,7 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
         yield record
 
 
-def train(
-    recipe: Recipe, data: Dataset | None = None, progress: bool = True, resume: Run | None = None
-) -> Run:
+def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, resume: Run | None = None) -> Run:
     """Train a recipe and report it at its best validation round.
 
     Args:
@@ -151,7 +149,7 @@ def load_run(
     try:
         recipe = Recipe.from_json((folder / "recipe.json").read_text())
         about = json.loads((folder / "run.json").read_text())
-        history = pd.read_csv(folder / "history.csv", float_precision="round_trip")
+        history = pd.read_csv(folder / "history.csv")
         best_state = load_file(folder / "best.safetensors")
         last_state = load_file(folder / "last.safetensors")
     except FedlabError:
@@ -195,14 +193,12 @@ def compare(
         rows[name] = [evaluate_split(scores_UI, data, "test", k, ties)]
     for label, recipe in zip(_labels(recipes), recipes, strict=True):
         rows[label] = [dict(train(recipe.but(seed=s), data, progress).test) for s in seeds]
-    table = {}
-    for label, results in rows.items():
-        for metric in results[0]:
-            values = np.array([result[metric] for result in results])
-            table[label, metric, "mean"] = values.mean()
-            table[label, metric, "sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
-    columns = pd.Series(table).unstack([1, 2])
-    return columns.loc[list(rows), [(m, s) for m in rows[next(iter(rows))][0] for s in ("mean", "sd")]]
+    table: dict[tuple[str, str], list[float]] = {}
+    for metric in rows[next(iter(rows))][0]:
+        values = [np.array([result[metric] for result in results]) for results in rows.values()]
+        table[metric, "mean"] = [float(v.mean()) for v in values]
+        table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
+    return pd.DataFrame(table, index=list(rows))
 
 
 def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -224,7 +220,9 @@ def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     return pd.DataFrame(text, index=table.index)
 
 
-def count_parameters(recipe: Recipe, n_users: int, n_items: int, widths: dict[str, int] | None = None) -> dict[str, int]:
+def count_parameters(
+    recipe: Recipe, n_users: int, n_items: int, widths: dict[str, int] | None = None
+) -> dict[str, int]:
     """How many numbers a recipe keeps and moves, counted on its real modules.
 
     Args:

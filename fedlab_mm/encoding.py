@@ -72,9 +72,7 @@ class OfflineEncoder:
 def _as_picture(image: np.ndarray | Image.Image) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise FedlabError(
-                f"a picture is uint8 [height, width, 3] or a PIL image, not {image.dtype} {image.shape}"
-            )
+            raise FedlabError(f"a picture is uint8 [height, width, 3] or a PIL image, not {image.dtype} {image.shape}")
         image = Image.fromarray(image)
     image = image.convert("RGB")
     return image if image.size == (_SIDE, _SIDE) else image.resize((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -2,8 +2,8 @@
 
 A scorer that gives many items one score leaves their order open, and an implementation that happens to put low item
 numbers first then reports what the numbering of the items gives away. With ties in expectation, every order of the tied
-items is as likely as any other. For a target with g items above it and t items at its score (itself among them), its rank
-is uniform on g + 1 … g + t, so
+items is as likely as any other. For a target with g items above it and t items at its score (itself among them), its
+rank is uniform on g + 1 … g + t, so
 
     HR@k   = min(max(k − g, 0), t) / t
     NDCG@k = (1 / t) · Σ_{r = g + 1}^{min(g + t, k)} 1 / log2(r + 1),
@@ -37,7 +37,7 @@ def evaluate(
         ties: "expected" over all orders of tied items, or "index", lower item number first, which is how the papers'
             released code breaks them.
         warm_I: bool [I], true for items with training interactions. If given, "…/warm" and "…/cold" give the means over
-            targets of either kind (nan where there are none).
+            targets of either kind, where there are any.
 
     Raises:
         FedlabError: wrong shapes, a NaN score, a target among the seen, an unknown rule for ties, k out of range.
@@ -53,7 +53,8 @@ def evaluate(
         warm_U = np.asarray(warm_I, dtype=bool)[users["target"]]
         for kind, chosen_U in (("warm", warm_U), ("cold", ~warm_U)):
             for metric in (f"hr@{k}", f"ndcg@{k}"):
-                result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean()) if chosen_U.any() else float("nan")
+                if chosen_U.any():
+                    result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean())
     return result
 
 
@@ -68,7 +69,7 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
     scores_UI = torch.as_tensor(scores_UI)
     if not scores_UI.is_floating_point():
         scores_UI = scores_UI.double()
-    target_U1 = torch.as_tensor(np.asarray(target_U), dtype=torch.int64)[:, None]
+    target_U1 = torch.tensor(np.array(target_U), dtype=torch.int64)[:, None]
     n_users, n_items = scores_UI.shape
     if not 1 <= k <= n_items:
         raise FedlabError(f"k={k}: must lie between 1 and the number of items, {n_items}")

@@ -176,6 +176,9 @@ class Dataset:
 class Recipe:
     """All that decides a run, given the data. Two runs of one recipe on one dataset agree, whatever the engine.
 
+    The default rates, feature_scale and rounds were chosen by validation NDCG@50 on KU and the toy set, 18 settings for
+    `none` and 24 for `fedvlr`, seed 0; one setting was near the best everywhere.
+
     Attributes:
         dataset: a name that `load` knows.
         backbone: the ID-based recommender; method: where multimodal fusion happens around it.
@@ -186,6 +189,8 @@ class Recipe:
         lr: η of what a client keeps (predictor, router).
         shared_lr: η of what is shared: the client's copy of the item table under `none`, the server's D and γ
             under `fedvlr`. The papers write one η for both.
+        id_lr_scale: what shared_lr is multiplied by for the rows of D under SGD, for a row sees only about one sample
+            in n_items. None for the method's own: n_items under `none`, 30 under `fedvlr`, where D moves behind a map.
         optimizer: of the client, and server_optimizer of the server: "sgd" as the algorithms state, or "adam". A
             client's Adam starts afresh each round; the server's goes on.
         weight_decay: L2 penalty added to the gradients, of clients and server alike.
@@ -203,14 +208,15 @@ class Recipe:
     backbone: str = "fcf"
     method: str = "fedvlr"
     operators: tuple[str, ...] = ("sum", "mlp", "gate")
-    rounds: int = 30
+    rounds: int = 60
     local_epochs: int = 5
     clients: float = 1.0
     negatives: int = 4
-    lr: float = 1e-2
-    shared_lr: float = 1e-2
-    optimizer: str = "adam"
-    server_optimizer: str = "adam"
+    lr: float = 1.0
+    shared_lr: float = 1.0
+    id_lr_scale: float | None = None
+    optimizer: str = "sgd"
+    server_optimizer: str = "sgd"
     weight_decay: float = 0.0
     aggregation: str | None = None
     dim: int = 64
@@ -252,6 +258,8 @@ class Recipe:
         for name in ("lr", "shared_lr", "init_scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number")
+        if self.id_lr_scale is not None and not 0 < self.id_lr_scale < float("inf"):
+            raise FedlabError(f"id_lr_scale={self.id_lr_scale}: must be a positive number")
         if not 0 < self.clients <= 1:
             raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
         if self.weight_decay < 0:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Router(nn.Module):
     """E·D → D → E, a softmax behind it (192 → 64 → 3 in the papers: 12,547 parameters).
 
-    >>> weights_E = Router(n_operators=3, dim=4)(torch.randn(3, 5, 4))
+    >>> weights_E = Router(n_operators=3, dim=4)(torch.randn(3, 5, 4)).detach()
     >>> weights_E.shape, round(float(weights_E.sum()), 5)
     (torch.Size([3]), 1.0)
     """

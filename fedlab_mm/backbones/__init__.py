@@ -1,4 +1,4 @@
-"""ID-based federated recommenders, one class a file: how a client scores items, what it minimises, what stays private."""
+"""ID-based federated recommenders, one class a file: how a client scores, what it minimises, what stays private."""
 
 from fedlab_mm.backbones.base import Backbone, LinearBackbone
 from fedlab_mm.registry import import_members

@@ -47,7 +47,7 @@ def build(
     """
     missing = sorted({"user", "item", "timestamp"} - set(interactions))
     if missing:
-        raise FedlabError(f"{source}: column {missing[0]} is missing; there are {', '.join(interactions)}")
+        raise FedlabError(f"{source}: column {missing[0]} is missing; there are {', '.join(map(str, interactions))}")
     if not len(interactions):
         raise FedlabError(f"{source}: there are no interactions in it")
     for column in ("user", "item", "timestamp"):
@@ -94,7 +94,8 @@ def build(
         raise FedlabError(f"{source}: no user has three interactions, one each to train, validate and test")
     for what, count in dropped.items():
         if count and what.startswith("users"):
-            warnings.warn(f"{name}: {count} {what} dropped", stacklevel=3)
+            who = what if count > 1 else what.replace("users", "user", 1)
+            warnings.warn(f"{name}: dropped {count} {who}", stacklevel=3)
 
     users = np.unique(kept["user"])
     kept = kept.assign(user=np.searchsorted(users, kept["user"]))
@@ -142,7 +143,7 @@ def read_table(path: Path, **columns: str) -> pd.DataFrame:
         raise FedlabError(f"{path}: cannot be read as CSV ({error})") from None
     for column in columns.values():
         if column not in table:
-            raise FedlabError(f"{path}: column {column} is missing; there are {', '.join(table)}")
+            raise FedlabError(f"{path}: column {column} is missing; there are {', '.join(map(str, table))}")
     return table[list(columns.values())].set_axis(list(columns), axis=1)
 
 
@@ -171,6 +172,6 @@ def find_folder(name: str, files: tuple[str, ...], where_to_get: str, root: Any 
     else:
         found = f"no {', '.join(files)} in {' or '.join(map(str, tried))}"
     raise FedlabError(
-        f"dataset '{name}': {found}. Get them from {where_to_get} and put them into "
-        f"{bases[0] / name} or {cache / name}, or point FEDLAB_MM_DATA at the folder above"
+        f"dataset '{name}': {found}. Get them from {where_to_get}; put them into {cache / name}, "
+        f"or pass the folder as root, or set FEDLAB_MM_DATA to it"
     )

@@ -33,12 +33,8 @@ class KU:
         if ids["item"].tolist() != list(range(len(ids))):
             raise FedlabError(f"{folder / 'i_id_mapping.csv'}: itemID is not 0 to {len(ids) - 1}, each once")
         items = pd.DataFrame({"item": range(len(ids)), "title": [f"video {a}" for a in ids["asin"]]})
-        log = read_table(
-            folder / "inter.csv", user="userID", item="itemID", timestamp="timestamp", split="split_label"
-        )
+        log = read_table(folder / "inter.csv", user="userID", item="itemID", timestamp="timestamp", split="split_label")
         log["split"] = log["split"].map(dict(enumerate(SPLITS)))
         log["timestamp"] = pd.to_numeric(log["timestamp"], errors="coerce") // 1000
-        features = {
-            m: read_feature(folder / f"{m}_features.npy", len(items)) for m in ("image", "text")
-        }
+        features = {m: read_feature(folder / f"{m}_features.npy", len(items)) for m in ("image", "text")}
         return build("ku", log, items, features, source=str(folder / "inter.csv"))

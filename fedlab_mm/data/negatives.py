@@ -6,6 +6,7 @@ Flood 2014), all clients' numbers come from one vectorised expression.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fedlab_mm.records import Histories
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
+def _mix(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -99,8 +100,8 @@ def sample(train: Histories, n_items: int, clients: np.ndarray, per_positive: in
         raise FedlabError(f"user {clients[full[0]]} holds all {n_items} items: there is no negative to draw")
 
     picks = draw(seed, round, clients, per_positive * n_C, n_items - n_C)
-    # The k-th item that a user does not hold is k plus the number of its items p_j (sorted) with p_j - j <= k. All users
-    # are searched at once, each in an interval of its own.
+    # The k-th item that a user does not hold is k plus the number of its items p_j (sorted) with p_j - j <= k. All
+    # users are searched at once, each in an interval of its own.
     c_of_pick = np.repeat(np.arange(len(clients)), per_positive * n_C)
     c_of_positive = np.repeat(np.arange(len(clients)), n_C)
     rank = np.arange(len(positives.items)) - positives.indptr[c_of_positive]

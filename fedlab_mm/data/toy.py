@@ -46,7 +46,7 @@ TOPICS = {
     "empire": "throne legion treaty siege dynasty crown conquest senate fortress rebel banner exile",
     "hearts": "letter wedding promise summer stranger reunion waltz proposal longing secret kiss farewell",
 }
-PLAIN_WORDS = "quiet golden last hidden broken first distant little endless silver lost brave".split()
+PLAIN_WORDS = "quiet golden last hidden broken first distant little endless silver lost brave"
 
 SHARE_LEANING = 0.45  # users who rely on one signal alone, a third of them on each
 SHARPNESS = 5.0  # how strongly a user's taste decides, against chance
@@ -143,7 +143,8 @@ def _interact(rng: np.random.Generator, kinds_SI: np.ndarray, truth: dict[str, n
 def _word_title(rng: np.random.Generator, topic: int) -> str:
     """A plain word, then three of the topic's; one title in five borrows a word from another topic."""
     vocabulary = [words.split() for words in TOPICS.values()]
-    words = [PLAIN_WORDS[rng.integers(len(PLAIN_WORDS))]]
+    plain = PLAIN_WORDS.split()
+    words = [plain[rng.integers(len(plain))]]
     words += [vocabulary[topic][i] for i in rng.choice(12, 3, replace=False)]
     if rng.random() < 0.2:
         words[3] = vocabulary[rng.integers(N_KINDS)][rng.integers(12)]

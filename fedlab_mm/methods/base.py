@@ -49,7 +49,7 @@ class Method:
     client: Client
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
-        self.recipe = recipe
+        self.recipe, self.n_items = recipe, n_items
 
     def broadcast(self) -> Tensor:
         """What the server sends: views_EID, with the graph that `server_update` pulls gradients back through."""
@@ -86,7 +86,18 @@ class Method:
     def local_optimizer(self) -> LocalOptimizer:
         """A client's optimiser, fresh for a round."""
         r = self.recipe
-        return LocalOptimizer(r.optimizer, r.lr, {"item_table": r.shared_lr}, r.weight_decay)
+        return LocalOptimizer(r.optimizer, r.lr, {"item_table": self.id_lr(r.optimizer)}, r.weight_decay)
+
+    def id_lr(self, optimizer: str) -> float:
+        """The learning rate of the rows of D; Adam, whose steps do not depend on a gradient's size, needs no scale."""
+        if optimizer == "adam":
+            return self.recipe.shared_lr
+        scale = self.recipe.id_lr_scale
+        return self.recipe.shared_lr * (self.id_lr_scale() if scale is None else scale)
+
+    def id_lr_scale(self) -> float:
+        """What multiplies shared_lr for the rows of D under SGD, unless the recipe says."""
+        raise NotImplementedError
 
     def local_gradients(
         self, private: Parameters, views_END: Tensor, own: Tensor, sampled_N: Tensor, labels_N: Tensor

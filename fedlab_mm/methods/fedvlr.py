@@ -4,13 +4,15 @@
 |---|---|
 | F_j = g_j(V, C, D; γ_j), line 4 (Eq. 2) | `broadcast` |
 | θ_u, φ_u | the client's `backbone.*` and `router.*`, private |
-| ∇_D^(u), ∇_j^(u) γ, lines 7–8 of PersonalizedRefinement | the accumulated gradients of the views, pulled back by the server |
+| ∇_D^(u), ∇_j^(u) γ, lines 7–8 of PersonalizedRefinement | the accumulated gradients of the views, pulled back |
 | lines 8–9 of MultiStrategyFusion | `server_update` |
 
 A client that holds views only cannot form ∇_D^(u) and ∇_j^(u) γ. It uploads ∂L_u/∂F, summed over its local epochs (the
 views stand still meanwhile), and the chain rule does the rest on the server, once for all clients:
 Σ_u α_u ∇γ^(u) = (∂F/∂γ)ᵀ Σ_u α_u ∂L_u/∂F.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +67,13 @@ class FedVLR(Method):
         views_EID.backward(mixed_EID)
         optimizer.step()
 
+    def id_lr_scale(self) -> float:
+        return 30.0
+
     def server_optimizer(self) -> torch.optim.Optimizer:
         r = self.recipe
         kind = torch.optim.SGD if r.server_optimizer == "sgd" else torch.optim.Adam
-        return kind(self.shared.parameters(), lr=r.shared_lr, weight_decay=r.weight_decay)
+        of_ids = [self.shared.get_parameter("id_embedding")]
+        others = [p for name, p in self.shared.named_parameters() if name != "id_embedding"]
+        groups: list[dict[str, Any]] = [{"params": of_ids, "lr": self.id_lr(r.server_optimizer)}, {"params": others}]
+        return kind(groups, lr=r.shared_lr, weight_decay=r.weight_decay)

@@ -51,3 +51,6 @@ class NoFusion(Method):
     def server_update(self, views_EID: Tensor, mixed_EID: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
         with torch.no_grad():
             self.shared.get_parameter("item_table").add_(mixed_EID[0])
+
+    def id_lr_scale(self) -> float:
+        return float(self.n_items)

@@ -19,8 +19,8 @@ LOSS_BOUND = 1e6  # a mean loss above this counts as diverged: the logits behind
 
 @dataclass
 class LocalWork:
-    """What the clients of a round did: their new private parameters [C, …], their losses [C], how many rows each touched
-    [C], and Σ_u α_u · contribution_u, [E, I, D]."""
+    """What the clients of a round did: their new private parameters [C, …], their losses [C], how many rows each
+    touched [C], and Σ_u α_u · contribution_u, [E, I, D]."""
 
     private: dict[str, Tensor]
     loss_C: Tensor
@@ -41,8 +41,7 @@ class Engine:
         self.recipe, self.data = recipe, data
         self.method = build_method(recipe, data)
         self.private = {
-            name: p.detach().expand(data.n_users, *p.shape).clone()
-            for name, p in self.method.client.named_parameters()
+            name: p.detach().expand(data.n_users, *p.shape).clone() for name, p in self.method.client.named_parameters()
         }
         self.optimizer = self.method.server_optimizer()
         rule = recipe.aggregation or self.method.client.backbone.aggregation
@@ -75,9 +74,7 @@ class Engine:
         start = time.perf_counter()
         t = self.round + 1
         clients = self.sample_clients(t)
-        samples = sample(
-            self.data.train, self.data.n_items, clients, self.recipe.negatives, self.recipe.seed, t
-        )
+        samples = sample(self.data.train, self.data.n_items, clients, self.recipe.negatives, self.recipe.seed, t)
         alpha_C = self.aggregation.matrix(samples.lengths)[0]
         views_EID = self.method.broadcast()
         work = self.train_clients(samples, alpha_C, views_EID.detach())
@@ -131,7 +128,7 @@ class Engine:
         """All that the next round depends on, by name, as copies."""
         shared = {f"shared.{k}": v.detach().clone() for k, v in self.method.shared.state_dict().items()}
         private = {f"private.{k}": v.clone() for k, v in self.private.items()}
-        moments = {}
+        moments: dict[str, Tensor] = {}
         if self.optimizer:
             for i, entry in self.optimizer.state_dict()["state"].items():
                 moments |= {f"server.{i}.{k}": v.clone() for k, v in entry.items() if torch.is_tensor(v)}
@@ -146,9 +143,7 @@ class Engine:
         """
         own = self.state()
         for name, value in own.items():
-            if name.startswith(("shared.", "private.")) and (
-                name not in state or state[name].shape != value.shape
-            ):
+            if name.startswith(("shared.", "private.")) and (name not in state or state[name].shape != value.shape):
                 raise FedlabError(f"the saved state does not fit this recipe and data: {name} differs")
         self.method.shared.load_state_dict(
             {k.removeprefix("shared."): v for k, v in state.items() if k.startswith("shared.")}

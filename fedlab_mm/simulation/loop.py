@@ -28,11 +28,9 @@ class Loop(Engine):
             losses.append(loss)
             n_rows.append(len(upload.rows))
         private = {name: torch.stack([p[name] for p in done]) for name in self.private}
-        return LocalWork(private, torch.tensor(losses), np.array(n_rows), mixed_EID)
+        return LocalWork(private, torch.tensor(losses, dtype=torch.float64), np.array(n_rows), mixed_EID)
 
-    def client_round(
-        self, samples: Samples, c: int, views_EID: Tensor
-    ) -> tuple[dict[str, Tensor], float, Upload]:
+    def client_round(self, samples: Samples, c: int, views_EID: Tensor) -> tuple[dict[str, Tensor], float, Upload]:
         """The round of one client: its new private parameters, its loss, and all that leaves it."""
         user = int(samples.clients[c])
         items, labels = samples.of(c)

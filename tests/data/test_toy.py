@@ -18,7 +18,10 @@ def toy():
 
 def test_the_generator_has_not_moved(toy):
     assert toy.fingerprint == "85474b122cf73d09100bfb2dd005bd8b6ae84fc17622bb76c9044eaedab766a4"
-    assert hashlib.sha256(toy.covers.tobytes()).hexdigest() == "4faf2b6d182dd3a9203ecdd805eb96bdf9a42aab47555a9463beefd85e04abdf"
+    assert (
+        hashlib.sha256(toy.covers.tobytes()).hexdigest()
+        == "4faf2b6d182dd3a9203ecdd805eb96bdf9a42aab47555a9463beefd85e04abdf"
+    )
     truth = b"".join(np.rint(np.asarray(toy.truth[k]) * 1e6).astype("<i8").tobytes() for k in sorted(toy.truth))
     assert hashlib.sha256(truth).hexdigest() == "9ebeeaac41db5ddb417dfbd8116fd4ce5379921e2002ffc5487c0b4b361e0201"
 
@@ -65,7 +68,7 @@ def test_the_encoder_sees_what_was_drawn_and_written(toy, modality, kind):
 
 
 def test_users_follow_their_reliance(toy):
-    """Who leans on one signal finds most of its items among the two kinds it likes there, and few by chance elsewhere."""
+    """Who leans on one signal finds most of its items among the two kinds it likes there."""
     names = ("style_I", "topic_I", "cluster_I")
     share = np.zeros((3, 3))
     for leans in range(3):

@@ -1,0 +1,119 @@
+"""Pictures of what the other modules compute. Each function returns a matplotlib figure and draws nothing else."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Dataset, Run
+
+PALETTE = sns.color_palette("colorblind")
+
+
+def plot_items(data: Dataset, items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int = 8) -> Figure:
+    """Covers with their titles; a mapping gives each of its entries a row of its own, named on the left.
+
+    Raises:
+        FedlabError: the dataset came without covers.
+    """
+    rows = _rows_of(items, per_row)
+    width = max(len(row) for _, row in rows)
+    figure, axes = plt.subplots(
+        len(rows), width, figsize=(1.25 * width + 0.9, 1.75 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for (name, row), line in zip(rows, axes, strict=True):
+        for n, axis in enumerate(line):
+            axis.set_axis_off()
+            if n < len(row):
+                draw_cover(axis, data, row[n])
+        if name:
+            line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def draw_cover(axis: Axes, data: Dataset, item: int) -> None:
+    """One item's cover, its title below."""
+    if data.covers is None:
+        raise FedlabError(f"dataset '{data.name}' holds no covers, only their features")
+    axis.imshow(data.covers[item])
+    title = "\n".join(textwrap.wrap(data.items["title"].iloc[item], 16))
+    axis.text(0.5, -0.05, title, transform=axis.transAxes, ha="center", va="top", fontsize=6.5, linespacing=1.05)
+
+
+def plot_learning_curves(
+    runs: Mapping[str, Run], metric: str | None = None, baselines: Mapping[str, float] | None = None
+) -> Figure:
+    """Training loss and a validation metric over the rounds of several runs; a dot marks the round reported.
+
+    Args:
+        runs: label -> run; metric: NDCG@k by default; baselines: label -> value, drawn as level lines.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for colour, (label, run) in zip(PALETTE, runs.items(), strict=False):
+        shown = metric or f"ndcg@{run.recipe.k}"
+        loss, valid = _curve(run, "train", "loss"), _curve(run, "valid", shown)
+        left.plot(loss["round"], loss["value"], color=colour, label=label)
+        right.plot(valid["round"], valid["value"], color=colour, label=label)
+        best = valid[valid["round"] == run.best_round]
+        right.plot(best["round"], best["value"], "o", color=colour)
+        right.set_ylabel(f"validation {shown.upper()}")
+    for style, (label, value) in zip((":", "--", "-."), (baselines or {}).items(), strict=False):
+        right.axhline(value, color="0.45", linestyle=style, linewidth=1, label=label)
+    left.set_ylabel("training loss")
+    for axis in (left, right):
+        axis.set_xlabel("round")
+        axis.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_router(weights: pd.DataFrame, user: int, reliance: Mapping[str, float] | None = None) -> Figure:
+    """One user's router weights beside those of all users, and, where it is known, what the user truly relies on."""
+    figure, axes = plt.subplots(
+        1, 2 if reliance else 1, figsize=(8.4 if reliance else 4.2, 2.6), squeeze=False, layout="constrained"
+    )
+    axis = axes[0, 0]
+    positions = np.arange(weights.shape[1])
+    axis.violinplot([weights[c] for c in weights], positions=positions, showextrema=False, widths=0.8)
+    axis.plot(positions, weights.loc[user], "D", color=PALETTE[3], label=f"user {user}")
+    axis.set_xticks(positions, list(weights))
+    axis.set_ylim(0, None)
+    axis.set_ylabel("router weight")
+    axis.set_title("shades: all users", fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    if reliance:
+        axes[0, 1].bar(list(reliance), list(reliance.values()), color=PALETTE[7])
+        axes[0, 1].set_ylim(0, 1)
+        axes[0, 1].set_title(f"planted reliance of user {user}", fontsize=9)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
+    """What a user has (the most recent items), what it is recommended, and the item that was held out for the test."""
+    log = run.data.interactions
+    history = log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
+    target = run.data.target_U("test")[[user]].tolist()
+    return plot_items(
+        run.data,
+        {"has": history, "recommended": run.recommend(user, k)["item"].tolist(), "held out": target},
+        per_row=k,
+    )
+
+
+def _rows_of(items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int) -> list[tuple[str, list[int]]]:
+    if isinstance(items, Mapping):
+        return [(name, list(row)[:per_row]) for name, row in items.items()]
+    flat = list(items)
+    return [("", flat[start : start + per_row]) for start in range(0, len(flat), per_row)]
+
+
+def _curve(run: Run, split: str, metric: str) -> pd.DataFrame:
+    return run.history[(run.history["split"] == split) & (run.history["metric"] == metric)]

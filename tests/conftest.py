@@ -1,0 +1,50 @@
+"""A world small enough to check by hand, and the real data where they are at hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlab_mm as fl
+from fedlab_mm.data import build
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def tiny(n_users: int = 9, n_items: int = 14, seed: int = 0, widths: tuple[int, int] = (5, 7)) -> fl.Dataset:
+    """A few users of very different activity, two modalities of unequal width."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(n_users):
+        for when, item in enumerate(rng.permutation(n_items)[: 3 + (user * 5) % 8]):
+            rows.append((user, int(item), when))
+    log = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    items = pd.DataFrame({"title": [f"item {i}" for i in range(n_items)]})
+    features = {m: rng.normal(size=(n_items, w)) for m, w in zip(("image", "text"), widths, strict=True)}
+    return build("tiny", log, items, features)
+
+
+@pytest.fixture(scope="session")
+def world() -> fl.Dataset:
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def toy() -> fl.Dataset:
+    return fl.load("toy")
+
+
+@pytest.fixture(scope="session")
+def ku() -> fl.Dataset:
+    if not (SHARED / "ku").is_dir():
+        pytest.skip(f"KU's files are not in {SHARED / 'ku'}")
+    return fl.load("ku", root=SHARED)
+
+
+@pytest.fixture
+def recipe() -> fl.Recipe:
+    """Small enough for the tiny world, and every part of it at work."""
+    return fl.Recipe(
+        dataset="tiny", rounds=4, local_epochs=3, dim=4, id_dim=6, k=5, lr=0.5, shared_lr=0.5, weight_decay=1e-3
+    )

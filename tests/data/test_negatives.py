@@ -1,0 +1,63 @@
+"""What a client samples: all its positives, negatives it cannot tell from held-out items, independent of company."""
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+import fedlab_mm as fl
+from fedlab_mm.data.negatives import draw, sample
+from fedlab_mm.records import Histories
+
+
+def test_positives_once_and_negatives_never_among_them(toy):
+    samples = sample(toy.train, toy.n_items, np.arange(toy.n_users), 4, seed=0, round=3)
+    assert (samples.lengths == 5 * toy.train.lengths).all()
+    for c in range(toy.n_users):
+        items, labels = samples.of(c)
+        assert np.array_equal(items[labels == 1], toy.train[c])
+        assert not np.isin(items[labels == 0], toy.train[c]).any()
+
+
+def test_negatives_are_uniform_over_what_the_user_does_not_hold():
+    train = Histories.from_pairs([0] * 4, [0, 3, 4, 9], n_users=1)
+    drawn = np.concatenate([sample(train, 10, np.array([0]), 100, 0, t).items[4:] for t in range(1, 101)])
+    counts = np.bincount(drawn, minlength=10)
+    assert (counts[[0, 3, 4, 9]] == 0).all()
+    assert chisquare(counts[[1, 2, 5, 6, 7, 8]]).pvalue > 0.001
+
+
+def test_held_out_items_come_up_like_any_other(toy):
+    """A client that never drew its own test target as a negative would have been told of it."""
+    clients, targets = np.arange(toy.n_users), toy.target_U("test")
+    times = 0
+    for t in range(1, 40):
+        samples = sample(toy.train, toy.n_items, clients, 4, 0, t)
+        times += sum(int((samples.of(c)[0] == targets[c]).sum()) for c in clients)
+    expected = 39 * (4 * toy.train.lengths / (toy.n_items - toy.train.lengths)).sum()
+    assert abs(times - expected) < 5 * np.sqrt(expected)
+
+
+def test_a_client_draws_the_same_in_any_company_and_anew_each_round(toy):
+    alone = sample(toy.train, toy.n_items, np.array([7]), 4, seed=1, round=2)
+    company = sample(toy.train, toy.n_items, np.array([250, 7, 3]), 4, seed=1, round=2)
+    assert np.array_equal(alone.items, company.of(1)[0])
+    assert np.array_equal(company.part(1, 3).of(0)[0], alone.items)
+    for seed, t in ((1, 3), (2, 2)):
+        assert not np.array_equal(alone.items, sample(toy.train, toy.n_items, np.array([7]), 4, seed, t).items)
+
+
+def test_generators_of_neighbouring_clients_rounds_and_seeds_are_unrelated():
+    streams = [
+        draw(seed, t, np.array([client]), np.array([4000]), np.array([1 << 20]))
+        for seed in (0, 1)
+        for t in (1, 2)
+        for client in (0, 1)
+    ]
+    correlation = np.corrcoef(streams) - np.eye(len(streams))
+    assert np.abs(correlation).max() < 0.07  # 4.4 standard errors of 28 pairs
+
+
+def test_a_user_who_holds_everything_is_named():
+    train = Histories.from_pairs([0, 1, 1], [0, 0, 1], n_users=2)
+    with pytest.raises(fl.FedlabError, match="user 1 holds all 2 items"):
+        sample(train, 2, np.array([0, 1]), 4, 0, 1)

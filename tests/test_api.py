@@ -1,0 +1,174 @@
+"""The surface: train, open the rounds, save, resume, compare."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fedlab_mm as fl
+from fedlab_mm.evaluation import evaluate_split
+from tests.conftest import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    r = fl.Recipe(dataset="tiny", rounds=6, dim=4, id_dim=6, k=5, clients=0.5, server_optimizer="adam", shared_lr=0.05)
+    return fl.train(r, world, progress=False)
+
+
+def test_history_is_tidy_and_the_best_validation_round_is_reported(trained, world):
+    h = trained.history
+    assert list(h.columns) == ["round", "split", "metric", "value"]
+    assert not h.duplicated(["round", "split", "metric"]).any()
+    curve = h[h["metric"] == "ndcg@5"].set_index("round")["value"]
+    assert curve.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert trained.best_round == curve.idxmax()
+    assert trained.test == evaluate_split(trained.scores_UI, world, "test", 5)
+
+
+def test_rounds_open_the_loop_and_give_what_train_gives(trained, world):
+    best, chosen = -1.0, None
+    for record in fl.rounds(trained.recipe, world):
+        assert record.upload_bytes > 0 and record.download_bytes > 0 and len(record.clients) == 4
+        if record.metrics["ndcg@5"] > best:
+            best, chosen = record.metrics["ndcg@5"], record.model.scores()
+    assert torch.equal(chosen, trained.scores_UI)
+
+
+def test_validation_may_be_rarer(world, recipe):
+    evaluated = [r.round for r in fl.rounds(recipe.but(rounds=5, evaluate_every=2), world) if r.metrics]
+    assert evaluated == [2, 4, 5]
+
+
+def test_recommendations_leave_out_what_the_user_has(trained, world):
+    top = trained.recommend(user=3, k=4)
+    assert list(top.columns) == ["item", "title", "score"]
+    assert not np.isin(top["item"], world.train[3]).any()
+    assert top["score"].is_monotonic_decreasing
+    for wrong in ({"user": 99}, {"user": -1}, {"user": 3, "k": 0}, {"user": 3, "k": 15}):
+        with pytest.raises(fl.FedlabError):
+            trained.recommend(**wrong)
+
+
+def test_router_weights(trained, world, recipe):
+    weights = trained.router_weights()
+    assert weights.shape == (world.n_users, 3)
+    assert list(weights.columns) == ["sum", "mlp", "gate"]
+    assert weights.sum(axis=1).to_numpy() == pytest.approx(1)
+    plain = fl.train(recipe.but(method="none", rounds=1), world, progress=False)
+    with pytest.raises(fl.FedlabError, match="method 'none' has no router"):
+        plain.router_weights()
+
+
+@pytest.mark.parametrize("server_optimizer", ["sgd", "adam"])
+def test_a_saved_run_resumes_bit_for_bit(world, tmp_path, server_optimizer):
+    r = fl.Recipe(dataset="tiny", rounds=7, dim=4, id_dim=6, k=5, clients=0.4, server_optimizer=server_optimizer)
+    r = r.but(shared_lr=0.05)
+    whole = fl.train(r, world, progress=False)
+    part = fl.train(r.but(rounds=3), world, progress=False)
+    loaded = fl.load_run(part.save(tmp_path / "a"), world)
+    assert loaded.recipe == part.recipe and dict(loaded.test) == dict(part.test)
+    assert torch.equal(loaded.scores_UI, part.scores_UI)
+    resumed = fl.train(r, world, progress=False, resume=loaded)
+    for key, value in whole.last_state.items():
+        assert torch.equal(resumed.last_state[key], value), key
+    assert torch.equal(resumed.scores_UI, whole.scores_UI)
+    assert (resumed.best_round, dict(resumed.test)) == (whole.best_round, dict(whole.test))
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+
+
+def test_a_finished_run_may_be_resumed_for_nothing(trained, world):
+    again = fl.train(trained.recipe, world, progress=False, resume=trained)
+    assert dict(again.test) == dict(trained.test)
+
+
+def test_resuming_needs_the_same_recipe_and_data(trained, world):
+    with pytest.raises(fl.FedlabError, match="only by its own recipe"):
+        fl.train(trained.recipe.but(rounds=9, lr=0.3), world, progress=False, resume=trained)
+    with pytest.raises(fl.FedlabError, match="only on its own data"):
+        fl.train(trained.recipe, tiny(seed=1), progress=False, resume=trained)
+    with pytest.raises(fl.FedlabError, match="rounds=2: the run to resume has 6 already"):
+        fl.train(trained.recipe.but(rounds=2), world, progress=False, resume=trained)
+
+
+def test_a_run_says_what_it_was_made_with(trained, world, tmp_path):
+    folder = trained.save(tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["data"]["sha256"] == world.fingerprint
+    assert about["versions"]["torch"] == torch.__version__
+    assert fl.Recipe.from_json((folder / "recipe.json").read_text()) == trained.recipe
+
+
+def test_saving_replaces_a_run_but_nothing_else(trained, world, tmp_path):
+    folder = trained.save(tmp_path / "run")
+    trained.save(folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.tex").touch()
+    with pytest.raises(fl.FedlabError, match="is not empty and holds no saved run"):
+        trained.save(other)
+
+
+def test_damaged_runs_are_refused(trained, world, tmp_path):
+    folder = trained.save(tmp_path / "run")
+    with pytest.raises(fl.FedlabError, match="was trained on other data"):
+        fl.load_run(folder, tiny(seed=1))
+    content = (folder / "last.safetensors").read_bytes()
+    (folder / "last.safetensors").write_bytes(content[:100])
+    with pytest.raises(fl.FedlabError, match="damaged"):
+        fl.load_run(folder, world)
+    (folder / "last.safetensors").unlink()
+    with pytest.raises(fl.FedlabError, match=r"last\.safetensors is missing"):
+        fl.load_run(folder, world)
+    with pytest.raises(fl.FedlabError, match=r"recipe\.json is missing"):
+        fl.load_run(tmp_path / "nowhere", world)
+
+
+def test_divergence_keeps_the_last_good_run(world, recipe, tmp_path):
+    with pytest.raises(fl.DivergedError, match=r"diverged in round \d+ at .*: lower the learning rates") as caught:
+        fl.train(recipe.but(rounds=50, lr=1e8, shared_lr=1e8), world, progress=False)
+    run = caught.value.run
+    assert int(run.last_state["round"]) == caught.value.round - 1
+    assert torch.isfinite(run.scores_UI).all()
+    assert fl.load_run(run.save(tmp_path / "kept"), world).best_round == run.best_round
+
+
+def test_k_must_fit_the_catalogue(world, recipe):
+    with pytest.raises(fl.FedlabError, match="k=15: tiny has only 14 items"):
+        fl.train(recipe.but(k=15), world, progress=False)
+
+
+def test_compare_puts_recipes_beside_baselines(world, recipe):
+    table = fl.compare([recipe, recipe.but(method="none")], seeds=range(2), data=world, progress=False)
+    assert list(table.index) == ["popularity", "itemknn", "ease", "fcf + fedvlr", "fcf + none"]
+    runs = [fl.train(recipe.but(seed=s), world, progress=False).test["hr@5"] for s in range(2)]
+    assert table.loc["fcf + fedvlr", ("hr@5", "mean")] == pytest.approx(np.mean(runs))
+    assert table.loc["fcf + fedvlr", ("hr@5", "sd")] == pytest.approx(np.std(runs, ddof=1))
+    assert np.isnan(table.loc["ease", ("hr@5", "sd")])
+    assert " ± " in fl.show(table).loc["fcf + none", "ndcg@5"]
+
+
+def test_compare_names_what_differs(world, recipe):
+    table = fl.compare([recipe.but(lr=x, rounds=1) for x in (0.1, 0.2)], [0], world, baselines=(), progress=False)
+    assert list(table.index) == ["fcf + fedvlr, lr=0.1", "fcf + fedvlr, lr=0.2"]
+    with pytest.raises(fl.FedlabError, match="one recipe twice"):
+        fl.compare([recipe, recipe], [0], world)
+    with pytest.raises(fl.FedlabError, match="at least one recipe and one seed"):
+        fl.compare([], [0], world)
+    with pytest.raises(fl.FedlabError, match="of one dataset"):
+        fl.compare([recipe, recipe.but(dataset="toy")], [0], world)
+
+
+def test_seeds_differ_and_a_seed_repeats(world, recipe):
+    first, again, other = (fl.train(recipe.but(seed=s), world, progress=False).scores_UI for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_bar_shows_round_loss_and_metric(world, recipe, capsys):
+    fl.train(recipe, world)
+    shown = capsys.readouterr().err
+    assert "fcf + fedvlr, seed 0" in shown and "loss=" in shown and "valid ndcg@5=" in shown

@@ -1,0 +1,114 @@
+"""Ranking metrics against the mean over random tie-breaks, scikit-learn, and published figures."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import ndcg_score
+
+import fedlab_mm as fl
+from fedlab_mm.evaluation import evaluate_split, evaluate_users
+from fedlab_mm.registry import lookup
+
+
+def test_by_hand():
+    scores = [[0.1, 0.9, 0.5, 0.7], [4, 3, 2, 1]]
+    users = evaluate_users(scores, target_U=[2, 3], seen=[[1], [0]], k=2)
+    assert users["above"].tolist() == [1, 2]  # user 0: item 3 above item 2, item 1 masked; user 1: items 1, 2
+    assert users["hr@2"].tolist() == [1, 0]
+    assert users["ndcg@2"].tolist() == pytest.approx([1 / np.log2(3), 0])
+
+
+def test_expected_ties_are_the_mean_over_random_tie_breaks():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (6, 12)).astype(float)
+    target = rng.integers(0, 12, 6)
+    seen = [[i for i in rng.permutation(12)[:3] if i != t] for t in target]
+    exact = evaluate_users(scores, target, seen, k=4)
+    n, hits, gains = 5_000, np.zeros(6), np.zeros(6)
+    for _ in range(n):
+        broken = evaluate_users(scores + 1e-6 * rng.random(scores.shape), target, seen, k=4, ties="index")
+        hits += broken["hr@4"] / n
+        gains += broken["ndcg@4"] / n
+    # Four standard errors of a mean of 5,000 numbers in [0, 1].
+    assert np.abs(hits - exact["hr@4"]).max() < 0.03
+    assert np.abs(gains - exact["ndcg@4"]).max() < 0.03
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_ndcg_agrees_with_scikit_learn_ties_included(k):
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 6, (50, 20)).astype(float)
+    target = rng.integers(0, 20, 50)
+    ours = fl.evaluate(scores, target, [[]] * 50, k=k)[f"ndcg@{k}"]
+    assert ours == pytest.approx(ndcg_score(np.eye(20)[target], scores, k=k))
+
+
+def test_index_ties_put_the_lower_item_first():
+    scores = torch.zeros(3, 4)
+    users = evaluate_users(scores, [0, 1, 3], [[], [0], []], k=1, ties="index")
+    assert users["above"].tolist() == [0, 0, 3]
+
+
+def test_warm_and_cold_targets_apart():
+    scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])
+    result = fl.evaluate(scores, [0, 2, 1], [[]] * 3, k=1, warm_I=[True, True, False])
+    assert (result["hr@1/warm"], result["hr@1/cold"]) == (0.5, 0.0)
+    assert "hr@1/cold" not in fl.evaluate(scores, [0, 1, 1], [[]] * 3, k=1, warm_I=[True] * 3)
+
+
+def test_seen_may_be_a_mask_lists_or_histories(world):
+    scores = torch.randn(world.n_users, world.n_items, generator=torch.Generator().manual_seed(0))
+    mask = np.zeros((world.n_users, world.n_items), dtype=bool)
+    mask[world.train.users, world.train.items] = True
+    lists = [world.train[u] for u in range(world.n_users)]
+    results = [fl.evaluate(scores, world.target_U("test"), seen, k=5) for seen in (world.train, mask, lists)]
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 4}, "k=4: must lie between 1 and the number of items, 3"),
+        ({"k": 0}, "k=0"),
+        ({"ties": "random"}, "unknown ties 'random'"),
+        ({"target_U": [0]}, "1 targets for 2 rows"),
+        ({"target_U": [0, 3]}, "outside the items 0 to 2"),
+        ({"scores_UI": [[1.0, 2, 3], [1, float("nan"), 3]]}, "scores of user 1 hold a NaN"),
+        ({"seen": [[0], [1]]}, "user 0's target 0 is among its seen"),
+        ({"seen": [[0]]}, "seen does not fit"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    good = {"scores_UI": [[1.0, 2, 3], [1, 2, 3]], "target_U": [0, 2], "seen": [[], [1]], "k": 1}
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.evaluate(**{**good, **change})
+
+
+def test_a_constant_scorer_on_ku_reaches_the_published_figures_by_index_alone(ku):
+    constant = torch.zeros(ku.n_users, ku.n_items)
+    by_index = evaluate_split(constant, ku, "test", 50, "index")
+    assert round(by_index["hr@50"], 4) == 0.5539
+    assert round(by_index["ndcg@50"], 4) == 0.1597
+    fair = evaluate_split(constant, ku, "test", 50)
+    assert round(fair["hr@50"], 3) == 0.093
+    assert round(fair["ndcg@50"], 3) == 0.024
+
+
+@pytest.mark.parametrize(
+    ("baseline", "all_targets", "warm"),
+    [
+        ("popularity", (0.192, 0.055), (0.338, 0.097)),
+        ("itemknn", (0.407, 0.186), (0.668, 0.317)),
+        ("ease", (0.498, 0.201), (0.828, 0.342)),
+    ],
+)
+def test_baselines_reach_their_known_figures_on_ku(ku, baseline, all_targets, warm):
+    result = evaluate_split(lookup("baseline", baseline)().scores(ku), ku, "test")
+    # The reference has three digits, and a tie-break in its last one is not ours to settle.
+    assert (result["hr@50"], result["ndcg@50"]) == pytest.approx(all_targets, abs=0.00055)
+    assert (result["hr@50/warm"], result["ndcg@50/warm"]) == pytest.approx(warm, abs=0.00055)
+
+
+def test_baselines_refuse_what_makes_no_sense():
+    with pytest.raises(fl.FedlabError, match="regularisation=0"):
+        lookup("baseline", "ease")(regularisation=0)
