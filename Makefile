@@ -3,24 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lab bench lint clean
+.PHONY: demo test notebooks lab bench lint clean
 
 demo: $(READY)
 	$(BIN)/fedlab-mm execute notebooks/00_quickstart.ipynb --out out/demo
 
 test: lint
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-current-env -p no:doctest notebooks
+	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Run every notebook again and store its outputs, for when a change moves them. Look at each before you commit it.
+notebooks: $(READY)
+	for n in notebooks/*.ipynb; do $(BIN)/fedlab-mm execute $$n --out out/notebooks && cp out/notebooks/$$(basename $$n) $$n || exit 1; done
+
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(if $(ROOT),--root $(ROOT))
 
 # Reinstalls only when the list of dependencies changed; the stamp is written last, so that an install cut short runs again.
 $(READY): pyproject.toml constraints.txt

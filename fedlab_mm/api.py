@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_split
@@ -286,15 +286,18 @@ def _history_rows(records: Sequence[RoundRecord]) -> pd.DataFrame:
 
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:
-    """backbone + method, and every other field in which recipes that would read alike differ."""
+    """backbone + method; among recipes that would read alike, also the fields in which they differ."""
     labels = [r.label for r in recipes]
     for field in Recipe.__dataclass_fields__:
-        if len(set(labels)) == len(labels):
-            break
-        if field not in ("backbone", "method") and len({getattr(r, field) for r in recipes}) > 1:
-            labels = [f"{x}, {field}={getattr(r, field)}" for x, r in zip(labels, recipes, strict=True)]
+        for label in {x for x in labels if labels.count(x) > 1}:
+            alike = [n for n, x in enumerate(labels) if x == label]
+            values = [getattr(recipes[n], field) for n in alike]
+            if len(set(values)) > 1:
+                for n, value in zip(alike, values, strict=True):
+                    text = " ".join(value) if isinstance(value, tuple) else value
+                    labels[n] = f"{label}, {field}={text}"
     if len(set(labels)) < len(labels):
-        raise FedlabError(f"compare was given one recipe twice: {labels}")
+        raise FedlabError(f"compare was given one recipe twice: {max(labels, key=labels.count)}")
     return labels
 
 

@@ -97,6 +97,7 @@ def _execute(options: argparse.Namespace) -> int:
             timeout=1800,
             kernel_name="python3",
             coalesce_streams=True,
+            record_timing=False,
             resources={"metadata": {"path": str(source.parent)}},
             on_cell_complete=lambda cell, **_: bar.update() if cell.cell_type == "code" else None,
         )

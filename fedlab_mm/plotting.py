@@ -1,4 +1,5 @@
-"""Pictures of what the other modules compute. Each function returns a matplotlib figure and draws nothing else."""
+"""Pictures of what the other modules compute. Each function returns a matplotlib figure, closed for pyplot: a notebook
+shows it once, as the value of its cell, and a script calls `figure.savefig`."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def plot_items(data: Dataset, items: Sequence[int] | Mapping[str, Sequence[int]]
                 draw_cover(axis, data, row[n])
         if name:
             line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    return figure
+    return _closed(figure)
 
 
 def draw_cover(axis: Axes, data: Dataset, item: int) -> None:
@@ -70,30 +71,33 @@ def plot_learning_curves(
         axis.set_xlabel("round")
         axis.spines[["top", "right"]].set_visible(False)
     right.legend(frameon=False, fontsize=8)
-    return figure
+    return _closed(figure)
 
 
-def plot_router(weights: pd.DataFrame, user: int, reliance: Mapping[str, float] | None = None) -> Figure:
-    """One user's router weights beside those of all users, and, where it is known, what the user truly relies on."""
-    figure, axes = plt.subplots(
-        1, 2 if reliance else 1, figsize=(8.4 if reliance else 4.2, 2.6), squeeze=False, layout="constrained"
-    )
-    axis = axes[0, 0]
-    positions = np.arange(weights.shape[1])
-    axis.violinplot([weights[c] for c in weights], positions=positions, showextrema=False, widths=0.8)
-    axis.plot(positions, weights.loc[user], "D", color=PALETTE[3], label=f"user {user}")
-    axis.set_xticks(positions, list(weights))
-    axis.set_ylim(0, None)
+def plot_router_rounds(weights: Mapping[int, pd.DataFrame], user: int | None = None) -> Figure:
+    """How the routers' weights move over the rounds: the median over users, a band from the 5th to the 95th percentile,
+    and one user as a broken line.
+
+    Args:
+        weights: round -> user × operator, as `Run.router_weights` gives them.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3), layout="constrained")
+    rounds = list(weights)
+    for colour, operator in zip(PALETTE, weights[rounds[0]], strict=False):
+        by_round = np.stack([weights[t][operator] for t in rounds])
+        low, middle, high = np.quantile(by_round, [0.05, 0.5, 0.95], axis=1)
+        axis.fill_between(rounds, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.plot(rounds, middle, color=colour, label=operator)
+        if user is not None:
+            axis.plot(rounds, by_round[:, user], "--", color=colour, linewidth=1)
+    if user is not None:
+        axis.plot([], [], "--", color="0.4", linewidth=1, label=f"user {user}")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("round")
     axis.set_ylabel("router weight")
-    axis.set_title("shades: all users", fontsize=9)
-    axis.legend(frameon=False, fontsize=8)
-    if reliance:
-        axes[0, 1].bar(list(reliance), list(reliance.values()), color=PALETTE[7])
-        axes[0, 1].set_ylim(0, 1)
-        axes[0, 1].set_title(f"planted reliance of user {user}", fontsize=9)
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="center right")
+    return _closed(figure)
 
 
 def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
@@ -106,6 +110,11 @@ def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
         {"has": history, "recommended": run.recommend(user, k)["item"].tolist(), "held out": target},
         per_row=k,
     )
+
+
+def _closed(figure: Figure) -> Figure:
+    plt.close(figure)
+    return figure
 
 
 def _rows_of(items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int) -> list[tuple[str, list[int]]]:

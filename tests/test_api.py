@@ -154,6 +154,10 @@ def test_compare_puts_recipes_beside_baselines(world, recipe):
 def test_compare_names_what_differs(world, recipe):
     table = fl.compare([recipe.but(lr=x, rounds=1) for x in (0.1, 0.2)], [0], world, baselines=(), progress=False)
     assert list(table.index) == ["fcf + fedvlr, lr=0.1", "fcf + fedvlr, lr=0.2"]
+    some = [recipe.but(method="none"), recipe, recipe.but(operators=("sum",))]
+    table = fl.compare([r.but(rounds=1) for r in some], [0], world, baselines=(), progress=False)
+    names = ["fcf + none", "fcf + fedvlr, operators=sum mlp gate", "fcf + fedvlr, operators=sum"]
+    assert list(table.index) == names
     with pytest.raises(fl.FedlabError, match="one recipe twice"):
         fl.compare([recipe, recipe], [0], world)
     with pytest.raises(fl.FedlabError, match="at least one recipe and one seed"):
