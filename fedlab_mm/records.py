@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -232,7 +233,7 @@ class Recipe:
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operators", tuple(self.operators))
+        self._check_types()
         for family in ("backbone", "method", "engine"):
             lookup(family, getattr(self, family))
         if self.aggregation is not None:
@@ -258,14 +259,33 @@ class Recipe:
         for name in ("lr", "shared_lr", "init_scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number")
-        if self.id_lr_scale is not None and not 0 < self.id_lr_scale < float("inf"):
-            raise FedlabError(f"id_lr_scale={self.id_lr_scale}: must be a positive number")
+        for name in ("id_lr_scale", "feature_scale"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number, or None")
         if not 0 < self.clients <= 1:
             raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
         if self.weight_decay < 0:
             raise FedlabError(f"weight_decay={self.weight_decay}: must not be negative")
         if self.seed < 0:
             raise FedlabError(f"seed={self.seed}: must not be negative")
+
+    def _check_types(self) -> None:
+        """Whole numbers where they are meant, also from numpy; an operator's name alone stands for a tuple of one."""
+        kinds: dict[Any, tuple[type, str]] = {
+            int: (Integral, "a whole number"),
+            float: (Real, "a number"),
+            str: (str, "a name"),
+        }
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            plain, *optional = get_args(hint) or (hint,)
+            if name == "operators":
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            elif value is not None or not optional:
+                kind, what = kinds[plain]
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise FedlabError(f"{name}={value!r}: must be {what}")
+                object.__setattr__(self, name, plain(value))
 
     def but(self, **changes: Any) -> "Recipe":
         """This recipe with some fields changed.

@@ -27,8 +27,12 @@ def test_every_family_has_members():
         ({"lr": float("nan")}, "lr=nan: must be a positive number"),
         ({"clients": 0.0}, r"clients=0.0: the share of clients in a round lies in \(0, 1\]"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0: must not be negative"),
-        ({"id_lr_scale": 0.0}, "id_lr_scale=0.0: must be a positive number"),
+        ({"id_lr_scale": 0.0}, "id_lr_scale=0.0: must be a positive number, or None"),
         ({"seed": -1}, "seed=-1"),
+        ({"rounds": 2.5}, r"rounds=2\.5: must be a whole number"),
+        ({"rounds": True}, "rounds=True: must be a whole number"),
+        ({"lr": "a"}, "lr='a': must be a number"),
+        ({"method": None}, "method=None: must be a name"),
         ({"learning_rate": 1}, "a Recipe has no learning_rate"),
     ],
 )
