@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fedlab_mm import api
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.records import Recipe
+from fedlab_mm.records import Recipe, free_folder
 from fedlab_mm.registry import names
 
 
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedlabError as error:
         print(f"fedlab-mm: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"fedlab-mm: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fedlab-mm: interrupted", file=sys.stderr)
         return 130
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     recipe = Recipe(**_fields_given(options))
+    if options.out:
+        free_folder(options.out)  # before the work is done, not after
     data = api.load(recipe.dataset, options.root)
     resume = api.load_run(options.resume, data) if options.resume else None
     try:
@@ -61,6 +66,8 @@ def _compare(options: argparse.Namespace) -> int:
     given = _fields_given(options)
     methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", ["fcf"])
     recipes = [Recipe(backbone=b, method=m, **given) for b in backbones for m in methods]
+    if options.csv:
+        Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
     data = api.load(recipes[0].dataset, options.root)
     table = api.compare(recipes, range(options.seeds), data)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
@@ -128,7 +135,6 @@ def _tags(cell: nbformat.NotebookNode) -> list[str]:
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".csv")
     with os.fdopen(handle, "w") as file:
         table.set_axis([" ".join(column) for column in table.columns], axis=1).to_csv(file, index_label="recipe")

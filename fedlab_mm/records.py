@@ -423,10 +423,7 @@ class Run:
         The folder appears whole or not at all: it is written beside its place and renamed. A run that was saved there
         before is replaced; a folder that holds anything else is left alone, with an error.
         """
-        folder = Path(folder).resolve()
-        if folder.exists() and any(folder.iterdir()) and not (folder / "recipe.json").exists():
-            raise FedlabError(f"{folder} is not empty and holds no saved run: choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder = free_folder(folder)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             (partial / "recipe.json").write_text(self.recipe.to_json())
@@ -450,6 +447,25 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return folder
+
+
+def free_folder(folder: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder that a run may be saved in; its parents are made.
+
+    Raises:
+        FedlabError: it is a file, or holds something that is not a run, or cannot be made.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise FedlabError(f"{folder} is a file: choose a folder to save the run in")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "recipe.json").exists():
+        raise FedlabError(f"{folder} is not empty and holds no saved run: choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder.parent).cleanup()
+    except OSError as error:
+        raise FedlabError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+    return folder
 
 
 def versions() -> dict[str, str]:

@@ -54,6 +54,9 @@ def test_ku_from_the_command_line(capsys, ku):
         (["train", "--resume", "/nowhere"], "/nowhere holds no saved run"),
         (["compare", "--seeds", "0"], "seeds=0: must be at least 1"),
         (["execute", "nothing.ipynb"], "nothing.ipynb: no such notebook"),
+        (["train", *FAST, "--out", __file__], "test_cli.py is a file: choose a folder"),
+        (["train", *FAST, "--out", "/proc/nowhere"], "/proc/nowhere cannot be written"),
+        (["compare", *FAST, "--csv", "/proc/nowhere/t.csv"], "/proc/nowhere: No such file"),
         (["train", *FAST, "--lr", "1e12", "--shared-lr", "1e12", "--rounds", "30"], "training diverged in round"),
     ],
 )
