@@ -51,10 +51,10 @@ class FedVLR(Method):
     ) -> tuple[float, Tensor]:
         optimizer, epochs, mean_loss = self.local_optimizer(), self.recipe.local_epochs, 0.0
         accumulated_END = torch.zeros_like(views_END)
-        for _ in range(epochs):
-            loss, gradients, of_views = self.local_gradients(private, views_END, own, sampled_N, labels_N)
-            optimizer.step(private, gradients)
-            accumulated_END += of_views
+        for _ in range(epochs):  # line 3
+            loss, gradients, of_views = self.local_gradients(private, views_END, own, sampled_N, labels_N)  # line 4
+            optimizer.step(private, gradients)  # lines 5, 6: θ_u and φ_u
+            accumulated_END += of_views  # lines 7, 8, before the chain rule
             mean_loss += loss / epochs
         return mean_loss, accumulated_END
 

@@ -1,5 +1,8 @@
 """The plain engine: one client at a time, as Algorithm 1 of FedVLR and of FedMR write it.
 
+Line numbers are FedVLR's: `Engine.step` selects the clients (3), has the server make the views (4) and, with what comes
+back from here, update itself (8, 9); `Method.client_update` is the client's side of the algorithm.
+
 Slow on purpose only in that: a client sees the rows that it touches and nothing is copied that it does not.
 """
 
@@ -21,9 +24,9 @@ class Loop(Engine):
     def train_clients(self, samples: Samples, alpha_C: np.ndarray, views_EID: Tensor) -> LocalWork:
         mixed_EID = torch.zeros_like(views_EID)
         done, losses, n_rows = [], [], []
-        for c in range(len(samples.clients)):
-            private, loss, upload = self.client_round(samples, c, views_EID)
-            mixed_EID[:, upload.rows] += alpha_C[c] * self.method.contribution(upload, views_EID)
+        for c in range(len(samples.clients)):  # line 5: for all clients u in S_t
+            private, loss, upload = self.client_round(samples, c, views_EID)  # line 6: ClientUpdate
+            mixed_EID[:, upload.rows] += alpha_C[c] * self.method.contribution(upload, views_EID)  # Σ_u α_u …
             done.append(private)
             losses.append(loss)
             n_rows.append(len(upload.rows))

@@ -51,7 +51,7 @@ def test_stacked_is_loop(world, recipe, backbone, method, clients, optimizer):
 
 @pytest.mark.parametrize(("backbone", "method"), PAIRS)
 def test_stacked_is_loop_on_the_toy_set_in_single_precision(toy, backbone, method):
-    r = fl.Recipe(backbone=backbone, method=method)
+    r = fl.Recipe(backbone=backbone, method=method, lr=0.2, shared_lr=0.2)  # gentle, whatever a newcomer's loss
     plain, _ = run(r.but(engine="loop"), toy, 3)
     fast, _ = run(r, toy, 3)
     torch.testing.assert_close(fast.scores(), plain.scores(), rtol=1e-5, atol=1e-5)
@@ -166,7 +166,7 @@ def test_stacked_says_what_it_cannot_run(world, recipe):
     from fedlab_mm.backbones import Backbone
     from fedlab_mm.registry import _FAMILIES, register
 
-    @register("backbone", "cubic")
+    @register("backbone", "test cubic")
     class Cubic(Backbone):
         def __init__(self, dim):
             super().__init__()
@@ -176,12 +176,12 @@ def test_stacked_says_what_it_cannot_run(world, recipe):
             return self.predictor(items_ND).squeeze(-1) ** 3
 
     try:
-        r = recipe.but(backbone="cubic")
-        with pytest.raises(fl.FedlabError, match="'stacked' cannot run cubic \\+ fedvlr yet: use engine='loop'"):
+        r = recipe.but(backbone="test cubic")
+        with pytest.raises(fl.FedlabError, match="'stacked' cannot run test cubic \\+ fedvlr yet: use engine='loop'"):
             lookup("engine", "stacked")(r, world)
         assert lookup("engine", "loop")(r.but(engine="loop"), world).step().round == 1
     finally:
-        del _FAMILIES["backbone"]["cubic"]
+        del _FAMILIES["backbone"]["test cubic"]
 
 
 def test_a_loss_of_ones_own_needs_no_slope(world, recipe):
@@ -189,15 +189,15 @@ def test_a_loss_of_ones_own_needs_no_slope(world, recipe):
     from fedlab_mm.backbones import LinearBackbone
     from fedlab_mm.registry import _FAMILIES, register
 
-    @register("backbone", "squares")
+    @register("backbone", "test squares")
     class Squares(LinearBackbone):
         @staticmethod
         def loss(logits, labels):
             return (logits - labels) ** 2 * (1 + 2 * labels)
 
     try:
-        r = recipe.but(backbone="squares", precision="float64", lr=0.05, shared_lr=0.05, id_lr_scale=1.0)
+        r = recipe.but(backbone="test squares", precision="float64", lr=0.05, shared_lr=0.05, id_lr_scale=1.0)
         for method in names("method"):
             assert_same(run(r.but(engine="loop", method=method), world)[0], run(r.but(method=method), world)[0], 1e-9)
     finally:
-        del _FAMILIES["backbone"]["squares"]
+        del _FAMILIES["backbone"]["test squares"]
