@@ -7,9 +7,9 @@ import fedlab_mm.centralised
 import fedlab_mm.data
 import fedlab_mm.methods
 import fedlab_mm.simulation  # noqa: F401
-from fedlab_mm.api import available, compare, count_parameters, load, load_run, rounds, show, train
+from fedlab_mm.api import available, compare, count_parameters, load, load_run, paired, rounds, show, train, tune
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate, evaluate_users
+from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
 from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
 
 __all__ = [
@@ -26,7 +26,10 @@ __all__ = [
     "evaluate_users",
     "load",
     "load_run",
+    "paired",
+    "recommended",
     "rounds",
     "show",
     "train",
+    "tune",
 ]

@@ -1,8 +1,10 @@
 """Everything composed: load data, train a recipe, open its rounds, compare recipes over seeds."""
 
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_split
+from fedlab_mm.evaluation import evaluate_split, evaluate_users, paired_test
+from fedlab_mm.methods import Method
 from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
+from fedlab_mm.simulation.engine import traffic
 
 BASELINES = ("popularity", "itemknn", "ease")
 
@@ -43,7 +47,8 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
     """The federated loop, opened: one record a round, while it happens.
 
     `record.metrics` are those of validation, in the rounds that the recipe evaluates (every `evaluate_every`-th, and
-    the last); `record.model` is the live engine, to be measured in any other way.
+    the last); `record.model` is the live engine, to be measured in any other way. It ends after `recipe.rounds`, or
+    once validation NDCG@k has not risen for `recipe.patience` validations.
 
     Args:
         recipe: what to run; data: what on, loaded by the recipe's name if left out.
@@ -62,11 +67,14 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
     if resume is not None:
         _check_resume(recipe, data, resume)
         engine.load_state(dict(resume.last_state))
-    while engine.round < recipe.rounds:
+    waited, best = _waited(recipe, resume)
+    while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):
         record = engine.step()
         if record.round % recipe.evaluate_every == 0 or record.round == recipe.rounds:
             metrics = evaluate_split(engine.scores(), data, "valid", recipe.k, recipe.ties)
             record = replace(record, metrics=metrics)
+            value = metrics[f"ndcg@{recipe.k}"]
+            waited, best = (0, value) if value > best else (waited + 1, best)
         yield record
 
 
@@ -173,32 +181,159 @@ def compare(
     data: Dataset | None = None,
     baselines: Sequence[str] = BASELINES,
     progress: bool = True,
+    label: Callable[[Recipe], str | None] = lambda recipe: None,
 ) -> pd.DataFrame:
     """Train each recipe with each seed, beside simple baselines, on the same test targets.
 
+    Args:
+        label: a recipe's name in the table, where the one made of what differs between recipes is too long.
+
     Returns:
-        A row per baseline and per recipe (in which every field that differs between recipes is named); columns
-        (metric, "mean" | "sd"), over all targets and over warm and cold ones. sd is the sample standard deviation over
-        seeds, and missing where there is one value only. `show` prints it as mean ± sd.
+        A row per baseline and per recipe (in whose name every field that differs between recipes is named); columns
+        (metric, "mean" | "sd"), over all targets and over warm and cold ones, with coverage and popularity rank of what
+        is recommended. sd is the sample standard deviation over seeds, and missing where there is one value only.
+        `show` prints it as mean ± sd. What each user got is in `table.attrs["users"]`, for `paired`; the recipes'
+        validation NDCG@k, mean over seeds, in `table.attrs["valid"]`, to choose among rows by.
     """
     if not recipes or not len(seeds):
         raise FedlabError("compare needs at least one recipe and one seed")
     if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
     data = _data_of(recipes[0], data)
-    k, ties = recipes[0].k, recipes[0].ties
+    k, ties, target_U = recipes[0].k, recipes[0].ties, data.target_U("test")
     rows: dict[str, list[dict[str, float]]] = {}
+    users: list[pd.DataFrame] = []
+    valid: dict[str, float] = {}
+
+    def take(row: str, seed: int, scores_UI: Any) -> None:
+        rows.setdefault(row, []).append(evaluate_split(scores_UI, data, "test", k, ties))
+        of_users = evaluate_users(scores_UI, target_U, data.train, k, ties).rename_axis("user").reset_index()
+        users.append(of_users.assign(row=row, seed=seed, warm=data.warm_I[target_U]))
+
     for name in baselines:
-        scores_UI = lookup("baseline", name)().scores(data)
-        rows[name] = [evaluate_split(scores_UI, data, "test", k, ties)]
-    for label, recipe in zip(_labels(recipes), recipes, strict=True):
-        rows[label] = [dict(train(recipe.but(seed=s), data, progress).test) for s in seeds]
+        take(name, 0, lookup("baseline", name)().scores(data))
+    for name, recipe in zip(_labels(recipes), recipes, strict=True):
+        row, best = label(recipe) or name, []
+        for seed in seeds:
+            run = train(recipe.but(seed=seed), data, progress)
+            take(row, seed, run.scores_UI)
+            best.append(run.best_valid)
+        valid[row] = float(np.mean(best))
     table: dict[tuple[str, str], list[float]] = {}
     for metric in rows[next(iter(rows))][0]:
         values = [np.array([result[metric] for result in results]) for results in rows.values()]
         table[metric, "mean"] = [float(v.mean()) for v in values]
         table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
-    return pd.DataFrame(table, index=list(rows))
+    result = pd.DataFrame(table, index=list(rows))
+    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": valid}
+    return result
+
+
+def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all") -> pd.Series:
+    """How much better row a of a comparison is than row b, user by user.
+
+    A user's figure is its mean over the row's seeds; users are what is drawn.
+
+    Args:
+        table: from `compare`; a, b: names of its rows; metric: "hr@50" or "ndcg@50".
+        targets: "all", "warm" or "cold".
+
+    Returns:
+        difference (mean of a − b), low and high (95 % bootstrap interval), p (two-sided sign-flip permutation test),
+        users.
+    """
+    users: pd.DataFrame = table.attrs["users"]
+    for row in (a, b):
+        if row not in set(users["row"]):
+            raise FedlabError(f"there is no row '{row}'; there are: {', '.join(table.index)}")
+    if targets not in ("all", "warm", "cold"):
+        raise FedlabError(f"unknown targets '{targets}': there are: all, warm, cold")
+    chosen = users if targets == "all" else users[users["warm"] == (targets == "warm")]
+    means = chosen.groupby(["row", "user"])[metric].mean()
+    return paired_test((means[a] - means[b]).to_numpy())
+
+
+def tune(
+    recipe: Recipe,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]],
+    data: Dataset | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Recipe:
+    """The recipe with those of the grid's settings that validate best: every combination once, with the recipe's seed,
+    judged by NDCG@k on validation at its best round. Test targets are not looked at.
+
+    Args:
+        grid: field -> values, all combinations of which are tried; or several such grids, tried one after the other.
+        folder: keep the search here. `tuning.csv` has a row per setting and is read back, so that an interrupted search
+            goes on where it stopped; `best/` is the best run, saved, with a copy of the table.
+
+    Returns:
+        The best recipe. The first of equals; settings that diverge are out.
+
+    Raises:
+        FedlabError: an empty grid, a field that a recipe has not, a value that it does not take, a folder that holds
+            the search of another recipe or dataset; every setting diverged.
+    """
+    data = _data_of(recipe, data)
+    grids = [grid] if isinstance(grid, Mapping) else list(grid)
+    settings = [dict(zip(g, values, strict=True)) for g in grids for values in itertools.product(*g.values())]
+    if not settings or settings == [{}]:
+        raise FedlabError("the grid is empty: give at least one field with its values, e.g. {'lr': [0.01, 0.1]}")
+    recipes = [recipe.but(**setting) for setting in settings]  # all are checked before any is trained
+    place = None if folder is None else Path(folder)
+    done = _search_so_far(place, recipe, data)
+    bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
+    results: list[dict[str, Any]] = []
+    best = -1.0
+    for setting, candidate in zip(settings, bar, strict=True):
+        key = json.dumps(setting, sort_keys=True)
+        result = done.get(key)
+        run = None
+        if result is None:
+            start = time.perf_counter()
+            try:
+                run = train(candidate, data, progress=False)
+                found = {"valid": run.best_valid, "best_round": run.best_round, "rounds": run.rounds_done}
+            except DivergedError as error:
+                found = {"valid": float("nan"), "best_round": 0, "rounds": error.round}
+            result = {"setting": key, **found, "seconds": round(time.perf_counter() - start, 1)}
+        results.append(result)
+        better = result["valid"] > best
+        best = max(best, result["valid"]) if better else best
+        bar.set_postfix({f"valid ndcg@{recipe.k}": f"{best:.4f}"}, refresh=False)
+        if place is not None and run is not None:
+            table = pd.DataFrame(results)
+            _write_text(place / "tuning.csv", table.to_csv(index=False))
+            if better:
+                run.save(place / "best")
+            _write_text(place / "best" / "tuning.csv", table.to_csv(index=False)) if (place / "best").is_dir() else None
+    if best < 0:
+        raise FedlabError("every setting of the grid diverged: try lower learning rates")
+    return recipes[next(n for n, r in enumerate(results) if r["valid"] == best)]
+
+
+def _search_so_far(place: Path | None, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+    if place is None:
+        return {}
+    about = json.dumps({"recipe": json.loads(recipe.to_json()), "data": data.fingerprint}, indent=2)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if (place / "search.json").exists() and (place / "search.json").read_text() != about:
+            raise FedlabError(f"{place} holds the search of another recipe or dataset: choose another folder")
+        _write_text(place / "search.json", about)
+    except OSError as error:
+        raise FedlabError(f"{place} cannot be written ({error.strerror}): choose another folder") from None
+    if not (place / "tuning.csv").exists():
+        return {}
+    rows = pd.read_csv(place / "tuning.csv").to_dict("records")
+    return {str(row["setting"]): {str(name): value for name, value in row.items()} for row in rows}
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -221,7 +356,7 @@ def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 
 
 def count_parameters(
-    recipe: Recipe, n_users: int, n_items: int, widths: dict[str, int] | None = None
+    recipe: Recipe, n_users: int, n_items: int, widths: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """How many numbers a recipe keeps and moves, counted on its real modules.
 
@@ -230,30 +365,45 @@ def count_parameters(
         widths: modality -> feature width (default: image and text, 512 each).
 
     Returns:
-        client: what one client holds: what it is sent, and its private parameters (FedVLR's Table 3).
-        private: the part of it that never leaves; server: the shared parameters, features not counted;
-        download, upload: numbers per client and round; upload is the most, where every item is touched;
-        federation: the server and all clients' private parameters.
+        client: what one client holds: what it is sent, features included, and its private parameters;
+        private: the part of it that never leaves;
+        server: the shared parameters, features not counted;
+        download, upload: numbers per client and round, and the same in bytes; upload is the most, where every item is
+        touched. Features that a client keeps for good are sent once: `download once`.
+        fedmr: by the convention of FedMR's Table 5, every learnable parameter that a model on a client needs, with the
+        embeddings of all users where the network has user embeddings (FedNCF, VBPR);
+        fedvlr: by that of FedVLR's Table 3, the item tables that a client is sent and its private parameters; for a
+        network with user embeddings, and without fusion, as FedMR counts.
 
-    >>> count_parameters(Recipe(method="fedvlr"), n_users=204, n_items=560)["client"]
-    120132
-    >>> count_parameters(Recipe(method="none"), n_users=204, n_items=560)["client"]
+    >>> count = count_parameters(Recipe(method="fedvlr"), n_users=204, n_items=560)
+    >>> count["fedmr"], count["fedvlr"]
+    (455620, 120132)
+    >>> count_parameters(Recipe(method="none"), n_users=204, n_items=560)["fedmr"]
     35905
     """
     widths = {"image": 512, "text": 512} if widths is None else widths
     with torch.device("meta"):
         features = {m: torch.empty(n_items, width) for m, width in widths.items()}
-        method = lookup("method", recipe.method)(recipe, n_items, features)
-        views = method.broadcast().numel()
-    private = sum(p.numel() for p in method.client.parameters())
+        method: Method = lookup("method", recipe.method)(recipe, n_items, features)
+        sent = method.broadcast()
+    moved = traffic(method, sent)
+    private = {n: p.numel() for n, p in method.client.named_parameters() if n in method.private}
     server = sum(p.numel() for p in method.shared.parameters())
+    once = sum(v.numel() for n, v in sent.items() if not (method.parts[n].moves or method.parts[n].upload))
+    of_users = method.user_embeddings()
+    every_user = (n_users - 1) * sum(private[n] for n in of_users)
+    fedmr = server + sum(private.values()) + every_user
     return {
-        "client": views + private,
-        "private": private,
+        "client": sum(v.numel() for v in sent.values()) + sum(private.values()),
+        "private": sum(private.values()),
         "server": server,
-        "download": views,
-        "upload": views,
-        "federation": server + n_users * private,
+        "download": moved.download // 4,
+        "upload": moved.per_row * n_items + moved.whole,
+        "download bytes": moved.download,
+        "upload bytes": moved.upload(n_items),
+        "download once": once,
+        "fedmr": fedmr,
+        "fedvlr": method.fedvlr_count(private, n_users, fedmr),
     }
 
 
@@ -266,8 +416,17 @@ def _check_cutoff(recipe: Recipe, data: Dataset) -> None:
         raise FedlabError(f"k={recipe.k}: {data.name} has only {data.n_items} items")
 
 
+def _waited(recipe: Recipe, resume: Run | None) -> tuple[int, float]:
+    """For how many validations the run to resume has not got better, and its best."""
+    if resume is None:
+        return 0, -1.0
+    past = resume.history[(resume.history["split"] == "valid") & (resume.history["metric"] == f"ndcg@{recipe.k}")]
+    values = past["value"].to_numpy()
+    return len(values) - 1 - int(values.argmax()), float(values.max())
+
+
 def _check_resume(recipe: Recipe, data: Dataset, resume: Run) -> None:
-    free = {"rounds": 1, "engine": "stacked", "chunk": 1, "evaluate_every": 1}
+    free: dict[str, Any] = {"rounds": 1, "patience": None, "engine": "stacked", "chunk": 1, "evaluate_every": 1}
     if recipe.but(**free) != resume.recipe.but(**free):
         raise FedlabError("a run can be resumed only by its own recipe; rounds alone may grow")
     if data.fingerprint != resume.data.fingerprint:
@@ -305,7 +464,7 @@ def available() -> dict[str, list[str]]:
     """Every family's registered names.
 
     >>> available()["method"]
-    ['fedvlr', 'none']
+    ['fedmr', 'fedvlr', 'mlp', 'none', 'vbpr']
     """
-    families = ("dataset", "operator", "backbone", "method", "aggregation", "engine", "baseline")
+    families = ("dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline")
     return {family: names(family) for family in families}

@@ -1,4 +1,4 @@
-"""The command `fedlab-mm`: train, compare, data, execute."""
+"""The command `fedlab-mm`: train, compare, tune, data, execute."""
 
 import argparse
 import base64
@@ -64,21 +64,80 @@ def _compare(options: argparse.Namespace) -> int:
     if options.seeds < 1:
         raise FedlabError(f"seeds={options.seeds}: must be at least 1")
     given = _fields_given(options)
-    methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", ["fcf"])
+    methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", [Recipe.backbone])
     recipes = [Recipe(backbone=b, method=m, **given) for b in backbones for m in methods]
+    grids = [_grid(g) for g in options.grid or []]
     if options.csv:
         Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
     data = api.load(recipes[0].dataset, options.root)
-    table = api.compare(recipes, range(options.seeds), data)
+    if grids:
+        places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
+        recipes = [api.tune(r, grids, data, place) for r, place in zip(recipes, places, strict=True)]
+    table = api.compare(recipes, range(options.seeds), data, label=lambda r: r.label if grids else None)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
     cold = int((~data.warm_I[data.target_U("test")]).sum())
     print(f"\n{data.name}: {data.n_users} test targets, {cold} of them cold; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
         print(api.show(table).to_string())
+        if grids:
+            names = {name for grid in grids for name in grid}
+            chosen = pd.DataFrame(
+                [{n: getattr(r, n) for n in sorted(names)} for r in recipes], [r.label for r in recipes]
+            )
+            valid = chosen.index.map(table.attrs["valid"])
+            print(f"\nchosen on validation, and validation ndcg\n\n{chosen.assign(valid=valid).round(4).to_string()}")
+        differences = _against_none(recipes, table)
+        if len(differences):
+            print(f"\nagainst no fusion, user by user\n\n{differences.to_string()}")
     if options.csv:
         _write_csv(table, Path(options.csv))
         print(f"\nwritten to {options.csv}")
     return 0
+
+
+def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFrame:
+    """What fusion gains each backbone over `none`, with interval and p-value, where both were compared."""
+    rows = {}
+    for recipe in recipes:
+        base = recipe.but(method="none").label
+        if recipe.method != "none" and {recipe.label, base} <= set(table.index):
+            row: dict[tuple[str, str], str | float] = {}
+            for metric in (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
+                for targets in ("all", "warm"):
+                    test = api.paired(table, recipe.label, base, metric, targets)
+                    row[f"{metric} {targets}", "gain"] = round(test["difference"], 3)
+                    row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
+                    row[f"{metric} {targets}", "p"] = round(test["p"], 4)
+            rows[recipe.label] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _tune(options: argparse.Namespace) -> int:
+    recipe = Recipe(**_fields_given(options))
+    data = api.load(recipe.dataset, options.root)
+    best = api.tune(recipe, [_grid(g) for g in options.grid], data, options.folder)
+    table = pd.read_csv(Path(options.folder) / "tuning.csv")
+    print(table.to_string(index=False))
+    changed = {f.name: getattr(best, f.name) for f in dataclasses.fields(best)}
+    print("best: " + ", ".join(f"{n}={v}" for n, v in changed.items() if v != getattr(recipe, n)))
+    print(f"table and best run in {options.folder}")
+    return 0
+
+
+def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
+    """Fields written as name=value,value; a value is read as its field is: a number, a name, or none."""
+    hints, grid = typing.get_type_hints(Recipe), {}
+    for text in fields:
+        name, _, values = text.partition("=")
+        if name not in hints or typing.get_origin(hints[name]) is tuple or not values:
+            raise FedlabError(f"--grid {text}: write a recipe's field and its values, as in lr=0.01,0.1")
+        hint = hints[name]
+        kind = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+        try:
+            grid[name] = [None if v == "none" and kind is not hint else kind(v) for v in values.split(",")]
+        except ValueError:
+            raise FedlabError(f"--grid {text}: {name} takes values of type {kind.__name__}") from None
+    return grid
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -156,8 +215,16 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="train several recipes over seeds, beside simple baselines")
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
     compare.add_argument("--csv", help="file to write the table to")
+    compare.add_argument("--folder", help="keep the searches here, to go on with them later")
+    _add_grid(compare, "tune each recipe first, all with the same grid")
     compare.set_defaults(run=_compare)
     _add_recipe(compare, several=("backbone", "method"), leave_out=("seed",))
+
+    tune = commands.add_parser("tune", help="search for the settings of one recipe that validate best")
+    tune.add_argument("--folder", required=True, help="where the table and the best run go, and are read back from")
+    _add_grid(tune, "all combinations are tried", required=True)
+    tune.set_defaults(run=_tune)
+    _add_recipe(tune, several=())
 
     data = commands.add_parser("data", help="describe a dataset")
     data.add_argument("name", help=f"one of: {', '.join(names('dataset'))}")
@@ -169,6 +236,17 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("--out", default="out", help="folder for the executed notebook and its pictures")
     execute.set_defaults(run=_execute)
     return parser
+
+
+def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    parser.add_argument(
+        "--grid",
+        action="append",
+        nargs="+",
+        required=required,
+        metavar="FIELD=VALUE,VALUE",
+        help=f"a recipe's fields with the values to search, e.g. lr=0.01,0.1 optimizer=adam; {text}; may be repeated",
+    )
 
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:

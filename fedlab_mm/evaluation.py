@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import bootstrap, permutation_test, rankdata
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
@@ -25,7 +26,13 @@ TIES = ("expected", "index")
 
 
 def evaluate(
-    scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: str = "expected", warm_I: Any = None
+    scores_UI: Any,
+    target_U: Any,
+    seen: Any,
+    k: int = 50,
+    ties: str = "expected",
+    warm_I: Any = None,
+    popularity_I: Any = None,
 ) -> dict[str, float]:
     """Mean HR@k and NDCG@k over users.
 
@@ -38,6 +45,9 @@ def evaluate(
             released code breaks them.
         warm_I: bool [I], true for items with training interactions. If given, "…/warm" and "…/cold" give the means over
             targets of either kind, where there are any.
+        popularity_I: training interactions of each item. If given, "coverage@k", the share of all items that anyone is
+            recommended, and "poprank@k", the mean popularity rank of what is recommended (1 is the most popular item;
+            items that are equally popular share their mean rank). Ties are taken in expectation here too.
 
     Raises:
         FedlabError: wrong shapes, a NaN score, a target among the seen, an unknown rule for ties, k out of range.
@@ -55,7 +65,49 @@ def evaluate(
             for metric in (f"hr@{k}", f"ndcg@{k}"):
                 if chosen_U.any():
                     result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean())
+    if popularity_I is not None:
+        listed_UI = recommended(scores_UI, seen, k, ties)
+        rank_I = torch.from_numpy(rankdata(-np.asarray(popularity_I)))
+        result[f"coverage@{k}"] = float((1 - (1 - listed_UI).prod(dim=0)).mean())
+        result[f"poprank@{k}"] = float((listed_UI @ rank_I).sum() / listed_UI.sum())
     return result
+
+
+def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Tensor:
+    """The chance of each item to be among a user's first k, seen items left out: float64 [U, I]. It is 0 or 1, but for
+    items tied at the end of the list, which share the places left.
+
+    >>> recommended([[0.9, 0.5, 0.5, 0.1]], [[0]], k=1)
+    tensor([[0.0000, 0.5000, 0.5000, 0.0000]], dtype=torch.float64)
+    """
+    scores_UI = torch.as_tensor(scores_UI)
+    rows, columns = _seen_pairs(seen, *scores_UI.shape)
+    scores_UI = scores_UI.double().index_put((rows, columns), torch.tensor(-torch.inf, dtype=torch.float64))
+    if ties == "index":
+        order = torch.argsort(scores_UI, dim=1, descending=True, stable=True)[:, :k]
+        listed_UI = torch.zeros_like(scores_UI).scatter_(1, order, 1.0)
+    else:
+        last_U1 = torch.topk(scores_UI, k, dim=1)[0][:, -1:]
+        above_UI, tied_UI = scores_UI > last_U1, scores_UI == last_U1
+        left_U1 = k - above_UI.sum(dim=1, keepdim=True)
+        listed_UI = above_UI.double() + tied_UI * left_U1 / tied_UI.sum(dim=1, keepdim=True)
+    return listed_UI.masked_fill(torch.isneginf(scores_UI), 0)
+
+
+def paired_test(difference_U: np.ndarray) -> pd.Series:
+    """A mean difference over users: its 95 % bootstrap interval (percentiles) and the p-value of a two-sided sign-flip
+    permutation test, 9,999 resamples each.
+
+    >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
+    [0.17, 0.1, 0.25, 0.02, 8.0]
+    """
+    if not np.any(difference_U):
+        return pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "users": len(difference_U)})
+    sample, many = (np.asarray(difference_U),), {"n_resamples": 9999, "vectorized": True}
+    interval = bootstrap(sample, np.mean, method="percentile", rng=np.random.default_rng(0), **many).confidence_interval
+    test = permutation_test(sample, np.mean, permutation_type="samples", rng=np.random.default_rng(0), **many)
+    values = {"difference": sample[0].mean(), "low": interval.low, "high": interval.high, "p": test.pvalue}
+    return pd.Series({**values, "users": len(sample[0])})
 
 
 def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: str = "expected") -> pd.DataFrame:
@@ -112,8 +164,10 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
 def evaluate_split(
     scores_UI: Tensor, data: Dataset, split: str, k: int = 50, ties: str = "expected"
 ) -> dict[str, float]:
-    """`evaluate` on a dataset's "valid" or "test" targets, training items masked, warm and cold targets apart."""
-    return evaluate(scores_UI, data.target_U(split), data.train, k, ties, data.warm_I)
+    """`evaluate` on a dataset's "valid" or "test" targets, training items masked, warm and cold targets apart; on test
+    also coverage and popularity rank."""
+    popularity_I = data.popularity_I if split == "test" else None
+    return evaluate(scores_UI, data.target_U(split), data.train, k, ties, data.warm_I, popularity_I)
 
 
 def _seen_pairs(seen: Any, n_users: int, n_items: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ The papers' Eq. 2 (FedVLR) and Eq. 4 (FedMR): F_j = g_j(V, C, D; γ_j).
 
 | paper | here |
 |---|---|
-| V, C | `features["image"]`, `features["text"]`, any further modality beside them |
+| V, C | `Inputs`: "image", "text", any further modality beside them |
 | D | `Bank.id_embedding`, [I, id_dim] |
 | g_j, γ_j | an `Operator` and its parameters |
 | F_j | `views_EID[j]` |
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import lookup, register
 
 
@@ -70,60 +71,144 @@ class Gate(Operator):
         return self.output(torch.cat(opened, dim=-1))
 
 
+@register("operator", "attention")
+class Attention(Operator):
+    """Σ_m a_m z_m with a = softmax_m(v · tanh(A z_m + a)): each item decides how much each of its signals counts."""
+
+    def __init__(self, n_signals: int, dim: int):
+        super().__init__(n_signals, dim)
+        self.hidden = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, 1, bias=False)
+
+    def forward(self, signals_MID: Tensor) -> Tensor:
+        attention_MI1 = torch.softmax(self.query(torch.tanh(self.hidden(signals_MID))), dim=0)
+        return (attention_MI1 * signals_MID).sum(dim=0)
+
+
+SOLO = "solo:"  # "solo:image" is the view that is one signal alone, so that a router can choose a signal outright
+
+
+def expand(operators: Sequence[str], signals: Sequence[str]) -> list[str]:
+    """The views that a recipe's operators stand for: "solo" is a solo view of each signal.
+
+    Raises:
+        FedlabError: a solo view of a signal that is not there.
+
+    >>> expand(["sum", "solo"], ["id", "image"])
+    ['sum', 'solo:id', 'solo:image']
+    """
+    views: list[str] = []
+    for name in operators:
+        views += [f"{SOLO}{s}" for s in signals] if name == "solo" else [name]
+    for name in views:
+        if name.startswith(SOLO) and name.removeprefix(SOLO) not in signals:
+            raise FedlabError(f"operator '{name}': there is no such signal here; there are: {', '.join(signals)}")
+    if len(set(views)) < len(views):
+        raise FedlabError(f"operators={tuple(operators)} names one view twice")
+    return views
+
+
+def signals_of(modalities: Sequence[str], without: Sequence[str]) -> list[str]:
+    """The signals that fusion has: the item ID and every modality, but for those left out.
+
+    Raises:
+        FedlabError: a signal to leave out is not there, or none is left.
+
+    >>> signals_of(["image", "text"], without=["image"])
+    ['id', 'text']
+    """
+    every = ["id", *modalities]
+    for name in without:
+        if name not in every:
+            raise FedlabError(f"without: there is no signal '{name}' to leave out; there are: {', '.join(every)}")
+    left = [name for name in every if name not in without]
+    if not left:
+        raise FedlabError(f"without={tuple(without)} leaves out every signal: keep at least one")
+    return left
+
+
+class Inputs(nn.Module):
+    """The modalities' features as fusion reads them: held as buffers, never trained, never saved.
+
+    Args:
+        features: modality -> float [I, d_m].
+        scale: standardise each column and multiply by this; None leaves features as they are.
+
+    Raises:
+        FedlabError: modalities of unequal numbers of rows.
+    """
+
+    def __init__(self, features: Mapping[str, Tensor], scale: float | None):
+        super().__init__()
+        rows = {m: len(f) for m, f in features.items()}
+        if len(set(rows.values())) > 1:
+            raise FedlabError(f"features have unequal numbers of rows: {rows}; each needs one row per item")
+        self.modalities = tuple(features)
+        self.centre, self.factor = {}, {}
+        for modality, feature in features.items():
+            centre, spread = moments(feature)
+            if scale is None:
+                centre, spread = torch.zeros_like(centre), torch.ones_like(spread)
+            self.centre[modality], self.factor[modality] = centre, (1.0 if scale is None else scale) / spread
+            self.register_buffer(modality, self.scaled(modality, feature), persistent=False)
+
+    def scaled(self, modality: str, feature: Tensor) -> Tensor:
+        """Features of any items by the catalogue's own moments: a new item does not move the others."""
+        return (feature - self.centre[modality]) * self.factor[modality]
+
+    def forward(self) -> dict[str, Tensor]:
+        return {m: self.get_buffer(m) for m in self.modalities}
+
+
 class Bank(nn.Module):
     """All that fused views are made of: the ID embedding D, a linear map of each signal to D dimensions, the operators.
 
     Args:
-        operators: names, in the order of the views.
-        features: modality -> float [I, d_m]; held as buffers, never trained, never saved.
-        n_items, id_dim, dim: sizes of D and of the latent space.
-        feature_scale: standardise each feature column and multiply by this; None leaves features as they are.
+        operators: names, in the order of the views; "solo" stands for a solo view of each signal.
+        widths: signal -> width of its inputs, in order; "id" first where D takes part.
+        n_items, dim: sizes of D and of the latent space.
         init_scale: standard deviation of the initial D.
 
-    >>> bank = Bank(["sum", "gate"], {"image": torch.randn(5, 7)}, n_items=5, id_dim=6, dim=4)
-    >>> bank().shape
+    >>> bank = Bank(["sum", "gate"], {"id": 6, "image": 7}, n_items=5, dim=4)
+    >>> bank({"id": bank.id_embedding, "image": torch.randn(5, 7)}).shape
     torch.Size([2, 5, 4])
     """
 
     def __init__(
-        self,
-        operators: Sequence[str],
-        features: Mapping[str, Tensor],
-        n_items: int,
-        id_dim: int,
-        dim: int,
-        feature_scale: float | None = None,
-        init_scale: float = 0.1,
+        self, operators: Sequence[str], widths: Mapping[str, int], n_items: int, dim: int, init_scale: float = 0.1
     ):
         super().__init__()
-        self.modalities = tuple(features)
-        for modality, feature in features.items():
-            if feature_scale is not None:
-                feature = feature_scale * standardise(feature)
-            self.register_buffer(f"feature_{modality}", feature, persistent=False)
-        self.id_embedding = nn.Parameter(init_scale * torch.randn(n_items, id_dim))
-        widths = {"id": id_dim} | {m: f.shape[1] for m, f in features.items()}
+        if "id" in widths:
+            self.id_embedding = nn.Parameter(init_scale * torch.randn(n_items, widths["id"]))
         self.maps = nn.ModuleDict({signal: nn.Linear(width, dim) for signal, width in widths.items()})
-        self.operators = nn.ModuleList(lookup("operator", name)(len(widths), dim) for name in operators)
+        self.views = expand(operators, list(widths))
+        self.operators = nn.ModuleList(
+            nn.Identity() if name.startswith(SOLO) else lookup("operator", name)(len(widths), dim)
+            for name in self.views
+        )
 
-    def signals(self) -> Tensor:
-        """z_m = W_m x_m + b_m for the ID embedding and each modality, in that order: [M, I, D]."""
-        inputs = {"id": self.id_embedding} | {m: self.get_buffer(f"feature_{m}") for m in self.modalities}
-        return torch.stack([self.maps[signal](x) for signal, x in inputs.items()])
+    def signals(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """z_m = W_m x_m + b_m for the ID embedding and each modality, in that order: [M, N, D]."""
+        return torch.stack([linear(inputs[signal]) for signal, linear in self.maps.items()])
 
-    def forward(self) -> Tensor:
-        """The views of all items, [E, I, D]."""
-        signals_MID = self.signals()
-        return torch.stack([operator(signals_MID) for operator in self.operators])
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Views [E, N, D] of the items whose signals these are: signal -> [N, width]."""
+        signals_MND = self.signals(inputs)
+        position = {signal: m for m, signal in enumerate(self.maps)}
+        return torch.stack(
+            [
+                signals_MND[position[name.removeprefix(SOLO)]] if name.startswith(SOLO) else operator(signals_MND)
+                for name, operator in zip(self.views, self.operators, strict=True)
+            ]
+        )
 
 
-def standardise(feature: Tensor) -> Tensor:
-    """Columns with mean 0 and standard deviation 1; a constant column becomes 0.
+def moments(feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, [d] each; a constant column's deviation reads 1.
 
-    >>> standardise(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    tensor([[-1.,  0.],
-            [ 1.,  0.]])
+    >>> moments(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    (tensor([2., 5.]), tensor([1., 1.]))
     """
-    centred = feature - feature.mean(dim=0)
-    spread = centred.square().mean(dim=0).sqrt()
-    return centred / torch.where(spread > 1e-6, spread, 1)
+    centre = feature.mean(dim=0)
+    spread = (feature - centre).square().mean(dim=0).sqrt()
+    return centre, torch.where(spread > 1e-6, spread, 1)

@@ -4,7 +4,7 @@ A tensor's name ends with its axes, in order, one letter each:
 
     U  users (all of them)              C  clients of one round
     I  items                            M  signals: one per modality, and the item ID
-    E  fusion operators (experts)       G  groups
+    E  views (experts)                  G  groups
     D  latent width                     K  E·D, the views of one item side by side
     N  sampled interactions of a client P  (client, item) pairs of a chunk of clients
     H  hidden width of a router
@@ -177,28 +177,33 @@ class Dataset:
 class Recipe:
     """All that decides a run, given the data. Two runs of one recipe on one dataset agree, whatever the engine.
 
-    The default rates, feature_scale and rounds were chosen by validation NDCG@50 on KU and the toy set, 18 settings for
-    `none` and 24 for `fedvlr`, seed 0; one setting was near the best everywhere.
+    The defaults of feature_scale and rounds, and the rates of linear backbones under SGD, were chosen by validation
+    NDCG@50 on KU and the toy set, 18 settings for `none` and 24 for `fedvlr`, seed 0.
 
     Attributes:
         dataset: a name that `load` knows.
         backbone: the ID-based recommender; method: where multimodal fusion happens around it.
-        operators: the fusion operators g_j of a fused method, in order.
+        operators: the fusion operators g_j that a router chooses among, in order. "solo:image" is the view that is one
+            signal alone, "solo" stands for one of each.
+        without: signals left out of fusion: "id", or a modality.
+        loss: L_recon, "bce" or "squares"; None for the backbone's own.
         rounds: communication rounds T; local_epochs: A, full-batch steps of a client in a round.
+        patience: stop when validation NDCG has not risen for so many validations in a row; None: never before T.
         clients: the share of clients that take part in a round, in (0, 1].
         negatives: negatives drawn per positive, anew each round.
-        lr: η of what a client keeps (predictor, router).
-        shared_lr: η of what is shared: the client's copy of the item table under `none`, the server's D and γ
-            under `fedvlr`. The papers write one η for both.
-        id_lr_scale: what shared_lr is multiplied by for the rows of D under SGD, for a row sees only about one sample
-            in n_items. None for the method's own: n_items under `none`, 30 under `fedvlr`, where D moves behind a map.
-        optimizer: of the client, and server_optimizer of the server: "sgd" as the algorithms state, or "adam". A
-            client's Adam starts afresh each round; the server's goes on.
+        lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam.
+        shared_lr: η of what is shared: a client's copies of it and the server's D and γ. None: lr, for the papers write
+            one η for all.
+        id_lr_scale: what shared_lr is multiplied by for a table with a row for each item under SGD, for a row sees only
+            about one sample in n_items. None for the method's own: n_items, and 30 for D where it is behind a map.
+        optimizer: of the client, and server_optimizer of the server (None: the same): "sgd" as the algorithms state, or
+            "adam". A client's Adam starts afresh each round; the server's goes on.
         weight_decay: L2 penalty added to the gradients, of clients and server alike.
+        alpha, beta: FedRAP's weights of MSE(personal, common) and L1(common).
         aggregation: "weighted" by samples, "equal", or None for the backbone's own.
         dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
         feature_scale: features are standardised by column and multiplied by this; None leaves them as encoded.
-        init_scale: standard deviation of the initial item table.
+        init_scale: standard deviation of the initial item tables.
         k: cut-off of HR and NDCG; ties: "expected" or "index".
         evaluate_every: rounds between two validations.
         seed: of initial values, client sampling and negatives; precision: "float32" or "float64".
@@ -206,19 +211,24 @@ class Recipe:
     """
 
     dataset: str = "toy"
-    backbone: str = "fcf"
+    backbone: str = "fedavg"
     method: str = "fedvlr"
     operators: tuple[str, ...] = ("sum", "mlp", "gate")
+    without: tuple[str, ...] = ()
+    loss: str | None = None
     rounds: int = 60
+    patience: int | None = None
     local_epochs: int = 5
     clients: float = 1.0
     negatives: int = 4
-    lr: float = 1.0
-    shared_lr: float = 1.0
+    lr: float | None = None
+    shared_lr: float | None = None
     id_lr_scale: float | None = None
     optimizer: str = "sgd"
-    server_optimizer: str = "sgd"
+    server_optimizer: str | None = None
     weight_decay: float = 0.0
+    alpha: float = 0.1
+    beta: float = 0.1
     aggregation: str | None = None
     dim: int = 64
     id_dim: int = 512
@@ -236,41 +246,42 @@ class Recipe:
         self._check_types()
         for family in ("backbone", "method", "engine"):
             lookup(family, getattr(self, family))
-        if self.aggregation is not None:
-            lookup("aggregation", self.aggregation)
+        for family in ("aggregation", "loss"):
+            if getattr(self, family) is not None:
+                lookup(family, getattr(self, family))
         for operator in self.operators:
-            lookup("operator", operator)
+            if operator.partition(":")[0] != "solo":
+                lookup("operator", operator)
         if not self.operators:
             raise FedlabError("operators is empty: name at least one, e.g. operators=('sum',)")
         if len(set(self.operators)) < len(self.operators):
             raise FedlabError(f"operators={self.operators} names one twice")
         for name, choices in (
             ("optimizer", ("sgd", "adam")),
-            ("server_optimizer", ("sgd", "adam")),
+            ("server_optimizer", ("sgd", "adam", None)),
             ("ties", ("expected", "index")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:
-                raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {', '.join(choices)}")
+                listed = ", ".join(str(c) for c in choices)
+                raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
         at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every", "chunk")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
+        for name in (*at_least_one, "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("lr", "shared_lr", "init_scale"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number")
-        for name in ("id_lr_scale", "feature_scale"):
+        if not 0 < self.init_scale < float("inf"):
+            raise FedlabError(f"init_scale={self.init_scale}: must be a positive number")
+        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number, or None")
         if not 0 < self.clients <= 1:
             raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
-        if self.weight_decay < 0:
-            raise FedlabError(f"weight_decay={self.weight_decay}: must not be negative")
-        if self.seed < 0:
-            raise FedlabError(f"seed={self.seed}: must not be negative")
+        for name in ("weight_decay", "alpha", "beta", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise FedlabError(f"{name}={getattr(self, name)}: must not be negative")
 
     def _check_types(self) -> None:
-        """Whole numbers where they are meant, also from numpy; an operator's name alone stands for a tuple of one."""
+        """Whole numbers where they are meant, also from numpy; a name alone stands for a tuple of one."""
         kinds: dict[Any, tuple[type, str]] = {
             int: (Integral, "a whole number"),
             float: (Real, "a number"),
@@ -279,7 +290,7 @@ class Recipe:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             plain, *optional = get_args(hint) or (hint,)
-            if name == "operators":
+            if name in ("operators", "without"):
                 object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
             elif value is not None or not optional:
                 kind, what = kinds[plain]
@@ -326,29 +337,31 @@ class Upload:
     Attributes:
         client: who sends; n_samples: how many interactions it trained on (the weight of sample-weighted means).
         rows: int64 [N'], the items it touched.
-        values: what the method sends for those rows. `none`: {"item_table": [N', D]}, the rows of D^(u).
-            `fedvlr`: {"view_gradients": [E, N', D]}, accumulated over the local epochs.
+        values: what the method's `parts` say is uploaded, by name: copies as "item_table", accumulated gradients as
+            "∇views". What is by item holds the rows, unless a backbone sends its items whole.
+        by_row: the names that hold those rows only.
     """
 
     client: int
     n_samples: int
     rows: torch.Tensor
     values: Mapping[str, torch.Tensor]
+    by_row: frozenset[str]
 
     @property
     def nbytes(self) -> int:
-        return upload_bytes(len(self.rows), sum(v.numel() for v in self.values.values()))
-
-
-def upload_bytes(n_rows: int, n_values: int) -> int:
-    """Bytes on the wire: 4 for a float32 value, 4 for a row's number, 4 each for the client and its sample count."""
-    return 4 * n_values + 4 * n_rows + 8
+        """Bytes on the wire: 4 for a float32 value, 4 for a row's number, 8 for the client and its sample count."""
+        rows = len(self.rows) if self.by_row else 0
+        return 4 * (sum(v.numel() for v in self.values.values()) + rows) + 8
 
 
 class Model(Protocol):
     """What a Run asks of a trained engine."""
 
+    @property
+    def views(self) -> list[str]: ...
     def scores(self) -> torch.Tensor: ...
+    def scores_of_new(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
     def router_weights(self) -> torch.Tensor | None: ...
     def state(self) -> dict[str, torch.Tensor]: ...
 
@@ -391,31 +404,58 @@ class Run:
     model: Model
     last_state: Mapping[str, torch.Tensor]
 
+    @property
+    def best_valid(self) -> float:
+        """Validation NDCG@k at the best round."""
+        h = self.history
+        at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == f"ndcg@{self.recipe.k}")
+        return float(h.loc[at_best, "value"].iloc[0])
+
+    @property
+    def rounds_done(self) -> int:
+        return int(self.last_state["round"])
+
     @cached_property
     def scores_UI(self) -> torch.Tensor:
         """Every user's logit of every item, at the best round."""
         return self.model.scores()
 
-    def recommend(self, user: int, k: int = 10) -> pd.DataFrame:
-        """The k items with the highest scores that `user` does not hold in training: item, title, score."""
+    def recommend(self, user: int, k: int = 10, new_items: Mapping[str, torch.Tensor] | None = None) -> pd.DataFrame:
+        """The k items with the highest scores that `user` does not hold in training: item, title, score.
+
+        Args:
+            new_items: modality -> [J, d_m], features of items that nobody has interacted with, encoded as the
+                catalogue's. If given, the k best of these J items, numbered from 0: item, score, and the rank that each
+                would take among the user's unseen items of the catalogue (1 is the top).
+
+        Raises:
+            FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit.
+        """
         if not 0 <= user < self.data.n_users:
             raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
-        unseen = self.data.n_items - int(self.data.train.lengths[user])
-        if not 1 <= k <= unseen:
-            raise FedlabError(f"k={k}: user {user} can be recommended 1 to {unseen} items")
         scores_I = self.scores_UI[user].clone()
         scores_I[torch.from_numpy(self.data.train[user])] = -torch.inf
-        order = torch.argsort(scores_I, descending=True, stable=True)[:k].numpy()
+        unseen = self.data.n_items - int(self.data.train.lengths[user])
+        ranked_I = scores_I
+        if new_items is not None:
+            ranked_I = self.model.scores_of_new(new_items)[user]
+            unseen = len(ranked_I)
+        if not 1 <= k <= unseen:
+            raise FedlabError(f"k={k}: user {user} can be recommended 1 to {unseen} items")
+        order = torch.argsort(ranked_I, descending=True, stable=True)[:k].numpy()
+        score = ranked_I.numpy()[order]
+        if new_items is not None:
+            ranks = [1 + int((scores_I > s).sum()) for s in score]
+            return pd.DataFrame({"item": order, "score": score, "rank": ranks})
         top = self.data.items.iloc[order][["item", "title"]].reset_index(drop=True)
-        return top.assign(score=scores_I.numpy()[order])
+        return top.assign(score=score)
 
     def router_weights(self) -> pd.DataFrame:
-        """How much each user's router relies on each operator: user × operator, rows sum to one."""
+        """How much each user's router relies on each view: user × operator, rows sum to one."""
         weights_UE = self.model.router_weights()
         if weights_UE is None:
-            raise FedlabError(f"method '{self.recipe.method}' has no router; method='fedvlr' has one")
-        table = pd.DataFrame(weights_UE.numpy(), columns=list(self.recipe.operators))
-        return table.rename_axis(index="user", columns="operator")
+            raise FedlabError(f"method '{self.recipe.method}' has no router; fedmr and fedvlr have one")
+        return pd.DataFrame(weights_UE.numpy(), columns=self.model.views).rename_axis(index="user", columns="operator")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write recipe, history, test metrics and both states to `folder`; `load_run` reads them back.

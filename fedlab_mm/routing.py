@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Router(nn.Module):
     """E·D → D → E, a softmax behind it (192 → 64 → 3 in the papers: 12,547 parameters).
 
-    >>> weights_E = Router(n_operators=3, dim=4)(torch.randn(3, 5, 4)).detach()
+    >>> weights_E = Router(n_operators=3, dim=4)(torch.randn(3, 5, 4), torch.full((5,), 0.2)).detach()
     >>> weights_E.shape, round(float(weights_E.sum()), 5)
     (torch.Size([3]), 1.0)
     """
@@ -21,9 +21,9 @@ class Router(nn.Module):
         self.hidden = nn.Linear(n_operators * dim, dim)
         self.output = nn.Linear(dim, n_operators)
 
-    def forward(self, own_views_END: Tensor) -> Tensor:
-        """w_u [E] from the views of the user's own training items."""
-        summary_K = own_views_END.mean(dim=1).flatten()
+    def forward(self, views_END: Tensor, own_N: Tensor) -> Tensor:
+        """w_u [E]; own_N is 1 / n_u where a row is one of the user's n_u training items, and 0 elsewhere."""
+        summary_K = torch.einsum("n,end->ed", own_N, views_END).flatten()
         return torch.softmax(self.output(torch.relu(self.hidden(summary_K))), dim=0)
 
 

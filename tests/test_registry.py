@@ -13,7 +13,7 @@ def test_every_family_has_members():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "fedrop"}, "unknown backbone 'fedrop': there are: fcf, fedavg"),
+        ({"backbone": "fedrop"}, "unknown backbone 'fedrop': did you mean 'fedrap'\\? There are: fcf, fedavg"),
         ({"method": "fedvrl"}, "unknown method 'fedvrl': did you mean 'fedvlr'"),
         ({"engine": "fast"}, "unknown engine 'fast': there are: loop, stacked"),
         ({"aggregation": "mean"}, "unknown aggregation 'mean'"),
@@ -29,6 +29,10 @@ def test_every_family_has_members():
         ({"weight_decay": -1.0}, "weight_decay=-1.0: must not be negative"),
         ({"id_lr_scale": 0.0}, "id_lr_scale=0.0: must be a positive number, or None"),
         ({"seed": -1}, "seed=-1"),
+        ({"loss": "hinge"}, "unknown loss 'hinge': there are: bce, squares"),
+        ({"patience": 0}, "patience=0: must be at least 1"),
+        ({"alpha": -0.1}, "alpha=-0.1: must not be negative"),
+        ({"server_optimizer": "lion"}, "unknown server_optimizer 'lion'"),
         ({"rounds": 2.5}, r"rounds=2\.5: must be a whole number"),
         ({"rounds": True}, "rounds=True: must be a whole number"),
         ({"lr": "a"}, "lr='a': must be a number"),

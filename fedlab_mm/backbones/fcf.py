@@ -9,8 +9,11 @@ from fedlab_mm.registry import register
 class FCF(LinearBackbone):
     """Collaborative filtering with private user factors, whose item side every client moves with equal weight.
 
-    The loss is the binary cross-entropy that FedMR and FedVLR compare all backbones with, not FCF's own
-    confidence-weighted squares.
+    Its loss is the confidence-weighted square; a recipe's loss="bce" makes it the FCF that FedMR and FedVLR compare,
+    which differs from FedAvg by the equal weights alone. FCF solves for the user factor in closed form; here the
+    factor takes gradient steps like every other private parameter.
     """
 
     aggregation = "equal"
+    loss = "squares"
+    lr = 0.03

@@ -62,15 +62,15 @@ class Samples:
         part = slice(self.indptr[c], self.indptr[c + 1])
         return self.items[part], self.labels[part]
 
-    def part(self, start: int, stop: int) -> "Samples":
-        """The clients from start to stop as samples of their own."""
-        cut = slice(self.indptr[start], self.indptr[stop])
+    def take(self, chosen: np.ndarray) -> "Samples":
+        """Some of the clients, by position, as samples of their own."""
+        ragged = Histories(self.indptr, np.arange(len(self.items))).take(chosen)
         return Samples(
-            self.clients[start:stop],
-            self.indptr[start : stop + 1] - self.indptr[start],
-            self.items[cut],
-            self.labels[cut],
-            self.n_positives[start:stop],
+            self.clients[chosen],
+            ragged.indptr,
+            self.items[ragged.items],
+            self.labels[ragged.items],
+            self.n_positives[chosen],
         )
 
 

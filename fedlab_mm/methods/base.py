@@ -1,115 +1,359 @@
-"""What a method is to the engines: the modules of server and client, and the two halves of the algorithm."""
+"""What a method is to the engines: what the server holds and sends, what a client computes, and what comes back.
 
-from collections.abc import Mapping
-from typing import ClassVar
+One round, whatever the method and the backbone:
+
+    sent = method.broadcast()                       the server makes what every client is sent, by name
+    … each client: method.client_update(…)          A local epochs on its own parameters and its copies of what was sent
+    mixed = Σ_u α_u · contribution_u                by name, for what `parts` says is uploaded
+    method.server_update(sent, mixed, optimizer)    the server adds changes of values, and steps along gradients
+
+`parts` says of each name how a client treats it, so an engine and a test need to know nothing else about a method.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad_and_value
 
 from fedlab_mm.backbones import Backbone
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.fusion import signals_of
+from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer
-from fedlab_mm.records import Recipe, Upload
+from fedlab_mm.records import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
 
 Parameters = Mapping[str, Tensor]
+PERSONAL = "personal_table"  # the one private parameter with a row for each item
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a client treats one tensor of what it is sent.
+
+    Attributes:
+        by_item: its first axis are the items; a client reads and uploads the rows that it touches.
+        moves: the client trains its copy.
+        upload: "value", its copy after the local epochs; "gradient", summed over them; None, nothing.
+    """
+
+    by_item: bool
+    moves: bool
+    upload: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A client's samples, row by row: a row is an item that it touches, and stands for all its draws.
+
+    An item is always drawn with one label (a negative is never a training item), so the mean loss over samples is
+    Σ_n share_N[n] · loss(row n). Rows of weight zero everywhere change nothing: `stacked` pads with them.
+
+    Attributes:
+        share_N: draws of the row's item over all draws; sums to one.
+        label_N: 1 for a training item, 0 for a negative.
+        own_N: 1 / n_u for the n_u training items, else 0: what the router averages over.
+    """
+
+    share_N: Tensor
+    label_N: Tensor
+    own_N: Tensor
 
 
 class Client(nn.Module):
-    """The modules that live on a device: the backbone and, where views are to be mixed, the router."""
+    """The private modules of a device: the backbone and, where views are to be mixed, the router. Under a backbone with
+    a personal table, that too, one row an item."""
 
-    def __init__(self, backbone: Backbone, router: Router | None = None):
+    def __init__(self, backbone: Backbone, router: Router | None = None, personal: Tensor | None = None):
         super().__init__()
         self.backbone, self.router = backbone, router
+        if personal is not None:
+            self.register_parameter(PERSONAL, nn.Parameter(personal))
 
-    def forward(self, views_END: Tensor, own: Tensor) -> Tensor:
-        """Logits [N] of the items whose views these are; `own` picks the user's training items among them."""
-        if self.router is None:
-            return self.backbone(views_END[0])
-        return self.backbone(route(self.router(views_END[:, own]), views_END))
+
+class Shared(nn.Module):
+    """What the server holds: a method's own tables and fusion, and the layers that a backbone shares.
+
+    `item_table` is D of an ID-based recommender, [I, item_width]; under fusion only backbones with a table of their own
+    have one.
+    """
+
+    def __init__(self, backbone: Backbone, fusion: nn.Module | None = None, item_table: Tensor | None = None):
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        for name in sorted(backbone.private):
+            owner, _, leaf = name.rpartition(".")
+            delattr(self.backbone.get_submodule(owner), leaf)
+        self.fusion = fusion
+        if item_table is not None:
+            self.item_table = nn.Parameter(item_table)
 
 
 class Method:
     """A placement of fusion. A subclass registers as "method".
 
     Attributes:
-        shared: module with the parameters that the server holds.
+        shared: what the server holds.
         client: a client's modules in their common initial state; engines keep each client's own values.
-        upload: the name of what a client sends for the rows it touched.
+        parts: name -> Part, of all that is broadcast.
+        private: names of the client's parameters that stay.
 
     Args:
         recipe: sizes, operators, learning rates.
         n_items: I.
         features: modality -> [I, d_m]; tensors on the meta device will do for counting.
+
+    Raises:
+        FedlabError: a signal or operator that is not there, no signal left, modalities of unequal rows.
     """
 
-    upload: ClassVar[str]
-    shared: nn.Module
+    fuses: ClassVar[bool] = True  # can it score an item that nobody has interacted with?
+    routes: ClassVar[bool] = False  # do clients choose among views?
+
+    shared: Shared
     client: Client
+    parts: dict[str, Part]
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         self.recipe, self.n_items = recipe, n_items
+        self.loss: Loss = lookup("loss", recipe.loss or lookup("backbone", recipe.backbone).loss)()
+        self.signals = signals_of(list(features), recipe.without)
+        self.features = {m: f for m, f in features.items() if m in self.signals}
 
-    def broadcast(self) -> Tensor:
-        """What the server sends: views_EID, with the graph that `server_update` pulls gradients back through."""
+    # What a subclass gives.
+
+    def broadcast(self) -> dict[str, Tensor]:
+        """What the server sends, by name, with the graph that `server_update` pulls gradients back through."""
         raise NotImplementedError
 
-    def client_update(
-        self, private: dict[str, Tensor], views_END: Tensor, own: Tensor, sampled_N: Tensor, labels_N: Tensor
-    ) -> tuple[float, Tensor]:
-        """A client's A local epochs, each one full-batch step.
+    def views(self, local: Parameters) -> Tensor:
+        """The views [E, N, D] of the rows that `local` holds, to a method that fuses."""
+        raise NotImplementedError
+
+    def represent(self, local: Parameters, own_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Item rows [N, item_width] as this client's backbone scores them, and the part of them that is common to all
+        clients, of the width of a personal row."""
+        fused_ND = self.fuse(local, own_N)
+        items_NW = self.with_own_table(fused_ND, local)
+        return (items_NW + local[PERSONAL] if PERSONAL in local else items_NW), fused_ND
+
+    def views_for(self, features: Parameters) -> dict[str, Tensor]:
+        """The parts by item for items outside the catalogue, from their features alone (scaled as the catalogue's)."""
+        raise NotImplementedError
+
+    def id_lr_scale(self, name: str) -> float:
+        """What multiplies shared_lr under SGD for a table with a row for each item, unless the recipe says: a row sees
+        only about one sample in n_items."""
+        return float(self.n_items)
+
+    # What all methods share.
+
+    def build(
+        self, width: int, fusion: nn.Module | None, router: Router | None, personal_width: int | None = None
+    ) -> None:
+        """Set up client, server and the parts that come with the backbone.
 
         Args:
-            private: the client's parameters by name; moved in place.
-            views_END: what was broadcast, for the rows that the client touches.
-            own: which of those rows are its training items.
-            sampled_N: for each sample, its row; labels_N: 1 for a positive, 0 for a negative.
+            width: D of the backbone.
+            personal_width: of a personal table's rows, if not those of the item table.
+        """
+        r = self.recipe
+        backbone: Backbone = lookup("backbone", r.backbone)(width)
+
+        def table(width: int) -> Tensor:
+            return r.init_scale * torch.randn(self.n_items, width)
+
+        item_table = table(backbone.item_width) if fusion is None or backbone.own_table else None
+        personal = table(personal_width or backbone.item_width) if backbone.personal_table else None
+        self.client = Client(backbone, router, personal)
+        self.shared = Shared(backbone, fusion, item_table)
+        self.parts = {f"backbone.{n}": Part(False, True, "value") for n, _ in self.shared.backbone.named_parameters()}
+        if item_table is not None:
+            self.parts["item_table"] = Part(True, True, "value")
+        self.private = [n for n, _ in self.client.named_parameters() if n not in self.parts]
+
+    def sent_by_backbone(self) -> dict[str, Tensor]:
+        """The parts that come with the backbone: its shared layers and its item table."""
+        return {n: self.shared.get_parameter(n) for n in self.parts if n.startswith("backbone.") or n == "item_table"}
+
+    def with_own_table(self, fused_ND: Tensor, local: Parameters) -> Tensor:
+        """Fused vectors as rows that the backbone scores: a backbone with a table of its own adds them to it."""
+        items_NW = self.client.backbone.lift(fused_ND)
+        return items_NW + local["item_table"] if "item_table" in local else items_NW
+
+    def fuse(self, local: Parameters, own_N: Tensor) -> Tensor:
+        """F̄^(u) [N, D], Eqs. 3 and 4 of FedVLR; the one view itself under a method without a router."""
+        views_END = self.views(local)
+        return route(self.weights(views_END, local, own_N), views_END) if self.routes else views_END[0]
+
+    def weights(self, views_END: Tensor, local: Parameters, own_N: Tensor) -> Tensor:
+        """The client's w_u [E], Eq. 3 of FedVLR."""
+        router = self.client.router
+        assert router is not None
+        own = {n.removeprefix("router."): p for n, p in local.items() if n.startswith("router.")}
+        return functional_call(router, own, (views_END, own_N))
+
+    def score(self, items_NW: Tensor, local: Parameters) -> Tensor:
+        own = {n.removeprefix("backbone."): p for n, p in local.items() if n.startswith("backbone.")}
+        return functional_call(self.client.backbone, own, (items_NW,))
+
+    def logits(self, local: Parameters, own_N: Tensor) -> Tensor:
+        """r̂_u before the sigmoid, [N], of the items whose rows `local` holds."""
+        return self.score(self.represent(local, own_N)[0], local)
+
+    def objective(self, local: Parameters, batch: Batch, round: int) -> Tensor:
+        """L_u: the mean of L_recon over the client's samples, and what its backbone adds to it."""
+        items_NW, common_NW = self.represent(local, batch.own_N)
+        logits_N = self.score(items_NW, local)
+        loss = torch.dot(batch.share_N, self.loss.of(logits_N, batch.label_N))
+        if PERSONAL in local:
+            loss = loss + self.client.backbone.penalty(common_NW, local[PERSONAL], batch.share_N, self.recipe, round)
+        return loss
+
+    def client_update(
+        self, private: dict[str, Tensor], sent: Parameters, batch: Batch, round: int, stacked: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A client's A local epochs, each one full-batch step: ClientUpdate of FedMR, PersonalizedRefinement of FedVLR.
+
+        Args:
+            private: the client's own parameters by name; moved in place. A personal table holds the touched rows.
+            sent: what was broadcast, parts by item for the rows of the batch.
+            round: t, for schedules.
+            stacked: every tensor has a leading axis of clients, which are trained side by side.
 
         Returns:
-            The loss, averaged over the epochs, and what to upload for the rows: [E, N', D].
+            The loss, averaged over the epochs, and what becomes of every part that moves or is uploaded: the client's
+            copy of a part that moves, the accumulated gradient of one uploaded as such.
         """
-        raise NotImplementedError
+        copies = {n: sent[n].clone() for n, part in self.parts.items() if part.moves}
+        sums = {n: torch.zeros_like(sent[n]) for n, part in self.parts.items() if part.upload == "gradient"}
+        local = {**private, **sent, **copies}
+        moving = {**private, **copies}
+        optimizer = self.local_optimizer(round)
+        losses = []
+        for _ in range(self.recipe.local_epochs):
+            for phase in self.phases():
+                loss, gradients = self.gradients(local, phase, batch, round, stacked)
+                for name in sums.keys() & gradients.keys():
+                    sums[name] += gradients[name]
+                optimizer.step({n: moving[n] for n in gradients if n in moving}, gradients)
+                losses.append(loss)
+        n_phases = len(losses) // self.recipe.local_epochs
+        return torch.stack(losses[::n_phases]).mean(dim=0), {**copies, **{f"∇{n}": g for n, g in sums.items()}}
 
-    def contribution(self, upload: Upload, views_EID: Tensor) -> Tensor:
-        """What an upload adds, times the client's α_u, to the mixture that `server_update` receives: [E, N', D]."""
-        raise NotImplementedError
+    def phases(self) -> list[list[str]]:
+        """What is stepped at once: everything, or what is private and then, from new gradients, what is shared."""
+        shared = [n for n, part in self.parts.items() if part.moves or part.upload]
+        return [self.private, shared] if self.client.backbone.alternates else [self.private + shared]
 
-    def server_update(self, views_EID: Tensor, mixed_EID: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-        """The server's step, from Σ_u α_u · contribution_u."""
-        raise NotImplementedError
+    def gradients(
+        self, local: Parameters, names: list[str], batch: Batch, round: int, stacked: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_u and its gradients with respect to the named ones, by autograd; for each client of a stack."""
+        rest = {n: p for n, p in local.items() if n not in names}
+
+        def of(leaves: Parameters, rest: Parameters, share_N: Tensor, label_N: Tensor, own_N: Tensor) -> Tensor:
+            return self.objective({**rest, **leaves}, Batch(share_N, label_N, own_N), round)
+
+        differentiate: Callable[..., Any] = grad_and_value(of)
+        if stacked:
+            differentiate = torch.func.vmap(differentiate)
+        gradients, loss = differentiate({n: local[n] for n in names}, rest, batch.share_N, batch.label_N, batch.own_N)
+        return loss.detach(), gradients
+
+    def local_optimizer(self, round: int) -> LocalOptimizer:
+        """A client's optimiser, fresh for a round: lr for what is private, shared_lr for its copies of the rest."""
+        r, (per_round, per_step) = self.recipe, self.client.backbone.decay
+        faded = per_round ** (round - 1)
+        rates = {n: faded * self.rate(n, r.optimizer) for n in [*self.private, *self.parts]}
+        return LocalOptimizer(r.optimizer, rates, r.weight_decay, per_step)
+
+    def rate(self, name: str, optimizer: str) -> float:
+        """The learning rate of one parameter: for a table by item shared_lr times its scale, except under Adam, whose
+        steps do not depend on a gradient's size."""
+        r = self.recipe
+        lr = {"sgd": self.client.backbone.lr, "adam": 3e-3}[optimizer] if r.lr is None else r.lr
+        if name in self.private and name != PERSONAL:
+            return lr
+        shared_lr = lr if r.shared_lr is None else r.shared_lr
+        if optimizer == "adam" or name not in (PERSONAL, "item_table", "id_embedding"):
+            return shared_lr
+        return shared_lr * (self.id_lr_scale(name) if r.id_lr_scale is None else r.id_lr_scale)
 
     def server_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimiser of the server's own steps; None where the server only averages."""
-        return None
+        """The optimiser of the server's own steps, along uploaded gradients; None where it only averages."""
+        kind = self.recipe.server_optimizer or self.recipe.optimizer
+        sent = self.broadcast()
+        averaged = {id(sent[n]) for n, part in self.parts.items() if part.upload == "value"}
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.shared.named_parameters():
+            if id(parameter) not in averaged:
+                by_rate.setdefault(self.rate(name.rpartition(".")[2], kind), []).append(parameter)
+        if not by_rate:
+            return None
+        groups: list[dict[str, Any]] = [{"params": by_rate[lr], "lr": lr} for lr in sorted(by_rate)]
+        of_kind = torch.optim.SGD if kind == "sgd" else torch.optim.Adam
+        return of_kind(groups, weight_decay=self.recipe.weight_decay)
 
-    def local_optimizer(self) -> LocalOptimizer:
-        """A client's optimiser, fresh for a round."""
-        r = self.recipe
-        return LocalOptimizer(r.optimizer, r.lr, {"item_table": self.id_lr(r.optimizer)}, r.weight_decay)
+    def server_update(self, sent: Parameters, mixed: Parameters, optimizer: torch.optim.Optimizer | None) -> None:
+        """Add Σ_u α_u (value_u − value) where values came back, which is their mean; step along Σ_u α_u ∇_u,
+        pulled back through what was sent, where gradients did."""
+        pulled = [n for n, part in self.parts.items() if part.upload == "gradient"]
+        if optimizer is not None:
+            optimizer.zero_grad()
+            torch.autograd.backward([sent[n] for n in pulled], [mixed[n] for n in pulled])
+            optimizer.step()
+        with torch.no_grad():
+            for name, part in self.parts.items():
+                if part.upload == "value":
+                    sent[name].add_(mixed[name])
 
-    def id_lr(self, optimizer: str) -> float:
-        """The learning rate of the rows of D; Adam, whose steps do not depend on a gradient's size, needs no scale."""
-        if optimizer == "adam":
-            return self.recipe.shared_lr
-        scale = self.recipe.id_lr_scale
-        return self.recipe.shared_lr * (self.id_lr_scale() if scale is None else scale)
+    def for_new_items(self, features: Parameters) -> dict[str, Tensor]:
+        """The parts by item for items outside the catalogue: what fusion makes of their features; their ID signal, and
+        any table's row, is zero, the centre of the initial draw.
 
-    def id_lr_scale(self) -> float:
-        """What multiplies shared_lr for the rows of D under SGD, unless the recipe says."""
-        raise NotImplementedError
+        Args:
+            features: modality -> [J, d_m], encoded as the catalogue's.
 
-    def local_gradients(
-        self, private: Parameters, views_END: Tensor, own: Tensor, sampled_N: Tensor, labels_N: Tensor
-    ) -> tuple[float, dict[str, Tensor], Tensor]:
-        """L_u, the mean of L_recon over the samples, and its gradients: of the private parameters and of the views."""
-        leaves = {name: p.detach().requires_grad_() for name, p in private.items()}
-        views_END = views_END.detach().requires_grad_()
-        logits = functional_call(self.client, leaves, (views_END, own))[sampled_N]
-        loss = self.client.backbone.loss(logits, labels_N).mean()
-        *gradients, of_views = torch.autograd.grad(loss, [*leaves.values(), views_END])
-        return loss.item(), dict(zip(leaves, gradients, strict=True)), of_views
+        Raises:
+            FedlabError: the method does not fuse, or a modality is missing, of another width, or of unequal rows.
+        """
+        if not self.fuses:
+            raise FedlabError(f"method '{self.recipe.method}' knows items by their ID alone and cannot score new ones")
+        given = {m: torch.as_tensor(f).to(self.recipe.dtype) for m, f in features.items()}
+        for modality, known in self.features.items():
+            if modality not in given:
+                raise FedlabError(f"new_items: modality '{modality}' is missing; needed: {', '.join(self.features)}")
+            if given[modality].ndim != 2 or given[modality].shape[1] != known.shape[1]:
+                shape = tuple(given[modality].shape)
+                raise FedlabError(f"new_items: '{modality}' has shape {shape}, not [J, {known.shape[1]}]")
+        rows = {m: len(given[m]) for m in self.features}
+        if len(set(rows.values())) != 1:
+            raise FedlabError(
+                f"new_items: unequal numbers of rows: {rows}" if rows else "new_items: no modality is used"
+            )
+        parts = self.views_for({m: given[m] for m in self.features})
+        n_new = next(iter(rows.values()))
+        if "item_table" in self.parts:
+            parts["item_table"] = torch.zeros(n_new, self.client.backbone.item_width, dtype=self.recipe.dtype)
+        return parts
 
-    @staticmethod
-    def backbone_of(recipe: Recipe) -> Backbone:
-        return lookup("backbone", recipe.backbone)(recipe.dim)
+    def user_embeddings(self) -> list[str]:
+        """The private parameters that the papers count once for every user."""
+        return sorted(n for n in self.private if n.startswith("backbone.user_"))
+
+    def fedvlr_count(self, private: Mapping[str, int], n_users: int, fedmr: int) -> int:
+        """What FedVLR's Table 3 counts: the item tables that a client is sent, and what is private. It counts a network
+        with user embeddings, and an ID-based one, as FedMR does (`fedmr`)."""
+        if not self.fuses or self.user_embeddings():
+            return fedmr
+        return self.n_tables() * self.n_items * self.recipe.dim + sum(private.values())
+
+    def n_tables(self) -> int:
+        """How many item tables of width D its Table 3 counts: one for each view."""
+        return len(self.shared.get_submodule("fusion.bank").views)  # type: ignore[arg-type]

@@ -6,78 +6,110 @@ back from here, update itself (8, 9); `Method.client_update` is the client's sid
 Slow on purpose only in that: a client sees the rows that it touches and nothing is copied that it does not.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from fedlab_mm.data.negatives import Samples
+from fedlab_mm.methods.base import PERSONAL, Batch
 from fedlab_mm.records import Upload
 from fedlab_mm.registry import register
-from fedlab_mm.simulation.engine import Engine, LocalWork
+from fedlab_mm.simulation.engine import Engine, LocalWork, sends_rows
 
 
 @register("engine", "loop")
 class Loop(Engine):
     """What a reader checks `stacked` against."""
 
-    def train_clients(self, samples: Samples, alpha_C: np.ndarray, views_EID: Tensor) -> LocalWork:
-        mixed_EID = torch.zeros_like(views_EID)
-        done, losses, n_rows = [], [], []
+    def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
+        mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
+        private: dict[str, list[Tensor]] = {name: [] for name in self.private}
+        losses, n_rows, kept = [], [], []
         for c in range(len(samples.clients)):  # line 5: for all clients u in S_t
-            private, loss, upload = self.client_round(samples, c, views_EID)  # line 6: ClientUpdate
-            mixed_EID[:, upload.rows] += alpha_C[c] * self.method.contribution(upload, views_EID)  # Σ_u α_u …
-            done.append(private)
+            done, loss, upload, own_scores_I = self.client_round(samples, c, sent)  # line 6: ClientUpdate
+            for name, total in mixed.items():  # Σ_u α_u …
+                rows = upload.rows if name in upload.by_row else slice(None)
+                if f"∇{name}" in upload.values:
+                    total[rows] += alpha_C[c] * upload.values[f"∇{name}"]
+                else:
+                    total[rows] += alpha_C[c] * (upload.values[name] - sent[name][rows])
+            for name, values in private.items():
+                values.append(done[name])
             losses.append(loss)
             n_rows.append(len(upload.rows))
-        private = {name: torch.stack([p[name] for p in done]) for name in self.private}
-        return LocalWork(private, torch.tensor(losses, dtype=torch.float64), np.array(n_rows), mixed_EID)
-
-    def client_round(self, samples: Samples, c: int, views_EID: Tensor) -> tuple[dict[str, Tensor], float, Upload]:
-        """The round of one client: its new private parameters, its loss, and all that leaves it."""
-        user = int(samples.clients[c])
-        items, labels = samples.of(c)
-        rows, sampled = np.unique(items, return_inverse=True)
-        own = np.searchsorted(rows, self.data.train[user])
-        private = {name: p[user].clone() for name, p in self.private.items()}
-        loss, values = self.method.client_update(
-            private,
-            views_EID[:, rows],
-            torch.from_numpy(own),
-            torch.from_numpy(sampled),
-            torch.from_numpy(labels).to(self.recipe.dtype),
+            kept.append(own_scores_I)
+        return LocalWork(
+            {name: torch.stack(values) for name, values in private.items()},
+            torch.tensor(losses, dtype=torch.float64),
+            np.array(n_rows),
+            mixed,
+            torch.stack(kept) if self.kept_UI is not None else None,
         )
-        upload = Upload(user, len(items), torch.from_numpy(rows), {self.method.upload: values})
-        return private, loss, upload
+
+    def client_round(
+        self, samples: Samples, c: int, sent: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], float, Upload, Tensor]:
+        """The round of one client: its new private parameters, its loss, all that leaves it, and its own scores of all
+        items where its backbone keeps them (else empty)."""
+        user, method, dtype = int(samples.clients[c]), self.method, self.recipe.dtype
+        items, labels = samples.of(c)
+        touched, draws = np.unique(items, return_counts=True)
+        owned = np.isin(touched, items[labels > 0])
+        rows = torch.from_numpy(touched)
+        batch = Batch(
+            share_N=torch.from_numpy(draws / len(items)).to(dtype),
+            label_N=torch.from_numpy(owned).to(dtype),
+            own_N=torch.from_numpy(owned / owned.sum()).to(dtype),
+        )
+        private = {n: p[user][rows] if n == PERSONAL else p[user].clone() for n, p in self.private.items()}
+        here = {n: p[rows] if method.parts[n].by_item else p for n, p in sent.items()}
+        loss, values = method.client_update(private, here, batch, self.round + 1)
+
+        if PERSONAL in private:
+            private[PERSONAL] = self.private[PERSONAL][user].index_copy(0, rows, private[PERSONAL])
+        moved = {n: values[n] for n, part in method.parts.items() if part.moves}
+        whole = {n: sent[n].index_copy(0, rows, v) if method.parts[n].by_item else v for n, v in moved.items()}
+        own_scores_I = torch.empty(0)
+        if self.kept_UI is not None:
+            with torch.no_grad():
+                own_scores_I = method.logits({**sent, **private, **whole}, self._own_I(user, self.data.n_items))
+
+        by_row = {n for n in method.parts if sends_rows(method, n)}
+        leaves: dict[str, Tensor] = {}
+        for name, part in method.parts.items():
+            if part.upload == "gradient":
+                leaves[f"∇{name}"] = values[f"∇{name}"]
+            elif part.upload == "value":
+                leaves[name] = (moved if name in by_row else whole)[name]
+        return private, float(loss), Upload(user, len(items), rows, leaves, frozenset(by_row)), own_scores_I
 
     @torch.no_grad()
-    def scores(self) -> Tensor:
-        views_EID = self.method.broadcast()
+    def score_items(self, sent: Mapping[str, Tensor], private: Mapping[str, Tensor]) -> Tensor:
+        n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
         return torch.stack(
             [
-                functional_call(
-                    self.method.client,
-                    {name: p[user] for name, p in self.private.items()},
-                    (views_EID, torch.from_numpy(self.data.train[user])),
-                )
-                for user in range(self.data.n_users)
+                self.method.logits(self._local(sent, private, u), self._own_I(u, n_items))
+                for u in range(len(self.data.train))
             ]
         )
 
     @torch.no_grad()
     def router_weights(self) -> Tensor | None:
-        router = self.method.client.router
-        if router is None:
+        if not self.method.routes:
             return None
-        views_EID = self.method.broadcast()
-        own = {n.removeprefix("router."): p for n, p in self.private.items() if n.startswith("router.")}
-        return torch.stack(
-            [
-                functional_call(
-                    router,
-                    {name: p[user] for name, p in own.items()},
-                    (views_EID[:, torch.from_numpy(self.data.train[user])],),
-                )
-                for user in range(self.data.n_users)
-            ]
-        )
+        sent, weights = self.method.broadcast(), []
+        for user in range(self.data.n_users):
+            local = self._local(sent, self.private, user)
+            weights.append(self.method.weights(self.method.views(local), local, self._own_I(user, self.data.n_items)))
+        return torch.stack(weights)
+
+    def _local(self, sent: Mapping[str, Tensor], private: Mapping[str, Tensor], user: int) -> dict[str, Tensor]:
+        return {**sent, **{n: p[user] for n, p in private.items()}}
+
+    def _own_I(self, user: int, n_items: int) -> Tensor:
+        """1 / n_u at the user's training items."""
+        own_I = torch.zeros(n_items, dtype=self.recipe.dtype)
+        own_I[torch.from_numpy(self.data.train[user])] = 1 / len(self.data.train[user])
+        return own_I

@@ -41,7 +41,7 @@ def test_a_client_draws_the_same_in_any_company_and_anew_each_round(toy):
     alone = sample(toy.train, toy.n_items, np.array([7]), 4, seed=1, round=2)
     company = sample(toy.train, toy.n_items, np.array([250, 7, 3]), 4, seed=1, round=2)
     assert np.array_equal(alone.items, company.of(1)[0])
-    assert np.array_equal(company.part(1, 3).of(0)[0], alone.items)
+    assert np.array_equal(company.take(np.array([2, 1])).of(1)[0], alone.items)
     for seed, t in ((1, 3), (2, 2)):
         assert not np.array_equal(alone.items, sample(toy.train, toy.n_items, np.array([7]), 4, seed, t).items)
 

@@ -12,7 +12,7 @@ def test_moves_like_torch(name, weight_decay):
     generator = torch.Generator().manual_seed(0)
     start = {k: torch.randn(3, 4, generator=generator) for k in ("a", "b")}
     ours = {k: v.clone() for k, v in start.items()}
-    optimizer = LocalOptimizer(name, 0.1, {"b": 0.3}, weight_decay)
+    optimizer = LocalOptimizer(name, {"a": 0.1, "b": 0.3}, weight_decay)
     theirs = {k: torch.nn.Parameter(v.clone()) for k, v in start.items()}
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
     groups = [{"params": theirs["a"]}, {"params": theirs["b"], "lr": 0.3}]

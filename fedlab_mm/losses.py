@@ -1,0 +1,48 @@
+"""L_recon of the papers' Eq. 1: what a prediction costs, pair by pair."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab_mm.registry import register
+
+
+class Loss:
+    """`of(logits, labels)` gives the loss of each pair, same shape; a client minimises its mean."""
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """∂loss/∂logit of each pair, for gradients written by hand; a subclass need not give it."""
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            return torch.autograd.grad(self.of(leaf, labels).sum(), leaf)[0]
+
+
+@register("loss", "bce")
+class BinaryCrossEntropy(Loss):
+    """−y log σ(s) − (1 − y) log(1 − σ(s)), which FedMR and FedVLR compare all backbones with."""
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+
+    def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return torch.sigmoid(logits) - labels
+
+
+@register("loss", "squares")
+class WeightedSquares(Loss):
+    """½ c (y − s)² with confidence c = 1 for a negative and 4 for a positive: FCF's objective, after Hu, Koren and
+    Volinsky (2008), who weigh a positive by 1 + α.
+
+    FCF sums over all items; here four negatives are drawn for each positive, so c = 4 lets both sides weigh alike.
+    """
+
+    confidence = 4.0
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return 0.5 * (1 + (self.confidence - 1) * labels) * (logits - labels).square()
+
+    def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return (1 + (self.confidence - 1) * labels) * (logits - labels)

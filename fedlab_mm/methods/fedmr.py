@@ -1,0 +1,72 @@
+"""FedMR: Li et al., "Personalized Item Representations in Federated Multimodal Recommendation". Its Algorithm 1.
+
+| paper | here |
+|---|---|
+| V, C, sent once | the parts "feature:…", which stand still |
+| D, {γ_j}, sent every round | the parts "id_embedding" and "maps.…", "operators.…" |
+| ClientUpdate, lines 4–7 | `client_update`: θ_u, φ_u, D^(u) and γ^(u) step together |
+| line 8, ∇_j^(u) γ | the accumulated gradients of γ |
+| GlobalProcedure, lines 7, 8 | `server_update`: D averaged, γ stepped |
+
+The maps of each signal to D dimensions belong to γ.
+"""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedlab_mm.methods.base import PERSONAL, Method, Parameters, Part
+from fedlab_mm.methods.serverside import BankOnServer
+from fedlab_mm.records import Recipe
+from fedlab_mm.registry import register
+from fedlab_mm.routing import Router
+
+FEATURE = "feature:"
+
+
+@register("method", "fedmr")
+class FedMR(Method):
+    """The mixing feature fusion module is on each client, which trains copies of D's touched rows and of all of γ."""
+
+    routes = True
+
+    def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
+        super().__init__(recipe, n_items, features)
+        self.fusion = BankOnServer(recipe, n_items, self.features, self.signals, list(recipe.operators))
+        self.bank = self.fusion.bank
+        behind_a_map = recipe.id_dim if "id" in self.signals else None
+        self.build(recipe.dim, self.fusion, Router(len(self.bank.views), recipe.dim), behind_a_map)
+        self.gamma = [n for n, _ in self.bank.named_parameters() if n != "id_embedding"]
+        self.parts |= {n: Part(False, True, "gradient") for n in self.gamma}
+        if "id" in self.signals:
+            self.parts["id_embedding"] = Part(True, True, "value")
+        self.parts |= {FEATURE + m: Part(True, False, None) for m in self.features}
+
+    def broadcast(self) -> dict[str, Tensor]:
+        sent = {**self.sent_by_backbone(), **{n: self.bank.get_parameter(n) for n in self.gamma}}
+        if "id" in self.signals:
+            sent["id_embedding"] = self.bank.get_parameter("id_embedding")
+        return {**sent, **{FEATURE + m: f for m, f in self.fusion.inputs().items()}}
+
+    def views(self, local: Parameters) -> Tensor:
+        inputs = {m: local[FEATURE + m] for m in self.features}
+        if "id" in self.signals:
+            ids = local["id_embedding"]
+            inputs = {"id": ids + local[PERSONAL] if PERSONAL in local else ids, **inputs}
+        return functional_call(self.bank, {n: local[n] for n in self.gamma}, (inputs,))
+
+    def represent(self, local: Parameters, own_N: Tensor) -> tuple[Tensor, Tensor]:
+        if "id" not in self.signals:
+            return super().represent(local, own_N)
+        return self.with_own_table(self.fuse(local, own_N), local), local["id_embedding"]
+
+    def views_for(self, features: Parameters) -> dict[str, Tensor]:
+        parts = {FEATURE + m: self.fusion.inputs.scaled(m, f) for m, f in features.items()}
+        if "id" in self.signals:
+            n_new = len(next(iter(parts.values())))
+            parts["id_embedding"] = torch.zeros(n_new, self.recipe.id_dim, dtype=self.recipe.dtype)
+        return parts
+
+    def id_lr_scale(self, name: str) -> float:
+        behind_a_map = name == "id_embedding" or (name == PERSONAL and "id" in self.signals)
+        return 30.0 if behind_a_map else float(self.n_items)

@@ -1,0 +1,18 @@
+"""One fusion for all: the "+MLP" that FedVLR is compared with (its Table 2), where every user gets the same view."""
+
+from fedlab_mm.methods.base import Parameters
+from fedlab_mm.methods.serverside import BankOnServer, ServerSide
+from fedlab_mm.records import Recipe
+from fedlab_mm.registry import register
+
+
+@register("method", "mlp")
+class SharedMLP(ServerSide):
+    """FedVLR's server with the MLP operator alone and no router: personal are only the backbone's own parameters."""
+
+    def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
+        super().__init__(recipe, n_items, features)
+        self.build_around(BankOnServer(recipe, n_items, self.features, self.signals, ["mlp"]), recipe.dim, None)
+
+    def n_tables(self) -> int:
+        return len(self.signals)  # Table 3 counts the tables that go into the fusion

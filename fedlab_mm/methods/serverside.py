@@ -1,0 +1,57 @@
+"""Fusion on the server, the clients' gradients pulled back through it: the base of fedvlr, mlp and vbpr."""
+
+from torch import Tensor, nn
+
+from fedlab_mm.fusion import Bank, Inputs
+from fedlab_mm.methods.base import Method, Parameters, Part
+from fedlab_mm.records import Recipe
+from fedlab_mm.routing import Router
+
+
+class BankOnServer(nn.Module):
+    """The catalogue's inputs and the bank that makes views of them."""
+
+    def __init__(self, recipe: Recipe, n_items: int, features: Parameters, signals: list[str], operators: list[str]):
+        super().__init__()
+        self.inputs = Inputs(features, recipe.feature_scale)
+        widths = ({"id": recipe.id_dim} if "id" in signals else {}) | {m: f.shape[1] for m, f in features.items()}
+        self.bank = Bank(operators, widths, n_items, recipe.dim, recipe.init_scale)
+
+    def forward(self) -> Tensor:
+        """The views of the catalogue, [E, I, D]."""
+        ids = {"id": self.bank.id_embedding} if "id" in self.bank.maps else {}
+        return self.bank({**ids, **self.inputs()})
+
+    def of_new(self, features: Parameters) -> Tensor:
+        """The views of other items, whose ID embedding is zero: [E, J, D]."""
+        scaled = {m: self.inputs.scaled(m, f) for m, f in features.items()}
+        n_new = len(next(iter(scaled.values())))
+        ids = {"id": self.bank.id_embedding.new_zeros(n_new, self.bank.id_embedding.shape[1])}
+        return self.bank({**(ids if "id" in self.bank.maps else {}), **scaled})
+
+
+class ServerSide(Method):
+    """The server makes the views F and sends them; they stand still while a client trains; it uploads ∂L_u/∂F for the
+    rows that it touched, summed over its local epochs, and the server pulls Σ_u α_u ∂L_u/∂F back through fusion.
+
+    `fusion()` gives the views of the catalogue [E, I, D], `fusion.of_new(features)` those of other items.
+    """
+
+    fusion: nn.Module
+
+    def build_around(self, fusion: nn.Module, width: int, router: Router | None) -> None:
+        self.build(width, fusion, router)
+        self.fusion = fusion
+        self.parts["views"] = Part(by_item=True, moves=False, upload="gradient")
+
+    def broadcast(self) -> dict[str, Tensor]:
+        return {**self.sent_by_backbone(), "views": self.fusion().transpose(0, 1).contiguous()}
+
+    def views(self, local: Parameters) -> Tensor:
+        return local["views"].transpose(0, 1)
+
+    def views_for(self, features: Parameters) -> dict[str, Tensor]:
+        return {"views": self.fusion.of_new(features).transpose(0, 1)}  # type: ignore[operator]
+
+    def id_lr_scale(self, name: str) -> float:
+        return 30.0 if name == "id_embedding" else float(self.n_items)  # D moves behind a map
