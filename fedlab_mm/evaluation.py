@@ -99,7 +99,7 @@ def paired_test(difference_U: np.ndarray) -> pd.Series:
     permutation test, 9,999 resamples each.
 
     >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
-    [0.17, 0.1, 0.25, 0.02, 8.0]
+    [0.18, 0.1, 0.26, 0.02, 8.0]
     """
     if not np.any(difference_U):
         return pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "users": len(difference_U)})

@@ -302,7 +302,7 @@ class Recipe:
         """This recipe with some fields changed.
 
         >>> Recipe().but(method="none", seed=3).label
-        'fcf + none'
+        'fedavg + none'
         """
         unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
         if unknown:

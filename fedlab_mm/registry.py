@@ -43,7 +43,7 @@ def lookup(family: str, name: str) -> Any:
 
     >>> lookup("backbone", "fcff")
     Traceback (most recent call last):
-    fedlab_mm.errors.FedlabError: unknown backbone 'fcff': did you mean 'fcf'? There are: fcf, fedavg
+    fedlab_mm.errors.FedlabError: unknown backbone 'fcff': did you mean 'fcf'? There are: fcf, fedavg, fedncf, fedrap, pfedrec
     """
     members = _FAMILIES.get(family, {})
     if name in members:

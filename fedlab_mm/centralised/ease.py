@@ -16,6 +16,9 @@ class EASE(Baseline):
 
     Steck's Eq. 8: P = (RᵀR + λ·1)⁻¹, B_ij = −P_ij / P_jj off the diagonal and 0 on it.
 
+    Items with the same users would tie exactly; as computed, rounding errors part them, and NDCG's fourth digit on KU
+    depends on the number of threads.
+
     Args:
         regularisation: λ.
     """

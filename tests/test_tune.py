@@ -1,0 +1,108 @@
+"""Searching on validation, stopping early, and the test that compares rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlab_mm as fl
+from fedlab_mm import api
+from fedlab_mm.evaluation import paired_test
+
+GRID = {"lr": [0.1, 1e12, 0.5], "operators": [("sum",), ("gate",)]}
+
+
+@pytest.fixture
+def quick(recipe):
+    return recipe.but(rounds=3, shared_lr=None)
+
+
+def test_tune_returns_the_setting_that_validates_best(world, quick):
+    best = fl.tune(quick, GRID, world, progress=False)
+    valid = {}
+    for lr in (0.1, 0.5):
+        for operators in GRID["operators"]:
+            r = quick.but(lr=lr, operators=operators)
+            valid[r] = fl.train(r, world, progress=False).best_valid
+    assert best == max(valid, key=valid.get)
+
+
+def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
+    whole = fl.tune(quick, GRID, world, progress=False)
+    trained, train = [], api.train
+
+    def until_the_third(recipe, *rest, **more):
+        trained.append(recipe)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return train(recipe, *rest, **more)
+
+    monkeypatch.setattr(api, "train", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        fl.tune(quick, GRID, world, tmp_path / "s", progress=False)
+    assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 2
+    assert fl.tune(quick, GRID, world, tmp_path / "s", progress=False) == whole
+    assert len(trained) == 3 + 4  # two were kept
+    table = pd.read_csv(tmp_path / "s" / "tuning.csv")
+    assert table["valid"].isna().sum() == 2  # the learning rate that diverges
+    run = fl.load_run(tmp_path / "s" / "best", world)
+    assert run.recipe == whole and run.best_valid == pytest.approx(table["valid"].max())
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s" / "best" / "tuning.csv"), table)
+    fl.tune(quick, GRID, world, tmp_path / "s", progress=False)
+    assert len(trained) == 7
+    with pytest.raises(fl.FedlabError, match="holds the search of another recipe or dataset"):
+        fl.tune(quick.but(rounds=2), GRID, world, tmp_path / "s", progress=False)
+
+
+def test_several_grids_are_tried_one_after_the_other(world, quick, tmp_path):
+    fl.tune(quick, [{"lr": [0.1]}, {"optimizer": ["adam"], "lr": [0.01, 0.02]}], world, tmp_path / "s", progress=False)
+    assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({}, "the grid is empty"),
+        ({"lr": []}, "the grid is empty"),
+        ({"rate": [1]}, "a Recipe has no rate"),
+        ({"lr": [0.1, -1.0]}, "lr=-1.0: must be a positive number"),
+        ({"lr": [1e12]}, "every setting of the grid diverged"),
+    ],
+)
+def test_grids_that_are_refused(world, quick, grid, message):
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.tune(quick, grid, world, progress=False)
+
+
+def test_training_stops_when_validation_has_not_risen(world, recipe, tmp_path):
+    r = recipe.but(rounds=40, patience=3)
+    run = fl.train(r, world, progress=False)
+    assert run.rounds_done == run.best_round + 3 < 40
+    part = fl.train(r.but(rounds=run.best_round + 1), world, progress=False)
+    resumed = fl.train(r, world, progress=False, resume=fl.load_run(part.save(tmp_path / "a"), world))
+    assert (resumed.rounds_done, resumed.best_round) == (run.rounds_done, run.best_round)
+    assert dict(resumed.test) == dict(run.test)
+
+
+def test_paired_differences_of_a_comparison(world, quick):
+    table = fl.compare([quick, quick.but(method="none")], seeds=range(2), data=world, progress=False)
+    users = table.attrs["users"]
+    assert len(users) == (3 + 2 * 2) * world.n_users
+    row = fl.paired(table, "fedavg + fedvlr", "fedavg + none", "ndcg@5")
+    means = users.groupby("row")["ndcg@5"].mean()
+    assert row["difference"] == pytest.approx(means["fedavg + fedvlr"] - means["fedavg + none"])
+    assert row["low"] <= row["difference"] <= row["high"] and 0 < row["p"] <= 1
+    warm = fl.paired(table, "ease", "popularity", "hr@5", "warm")
+    assert warm["users"] == world.warm_I[world.target_U("test")].sum()
+    assert set(table.attrs["valid"]) == {"fedavg + fedvlr", "fedavg + none"}
+    with pytest.raises(fl.FedlabError, match="there is no row 'bpr'; there are: popularity"):
+        fl.paired(table, "bpr", "ease", "hr@5")
+    with pytest.raises(fl.FedlabError, match="unknown targets 'hot': there are: all, warm, cold"):
+        fl.paired(table, "ease", "popularity", "hr@5", "hot")
+
+
+def test_the_paired_test_holds_its_level_and_finds_a_difference():
+    rng = np.random.default_rng(0)
+    null = [paired_test(rng.normal(size=30))["p"] for _ in range(60)]
+    assert 0 <= np.mean(np.array(null) < 0.05) <= 0.15
+    assert paired_test(rng.normal(1, 1, size=30))["p"] < 0.001
+    assert paired_test(np.zeros(5))["p"] == 1
