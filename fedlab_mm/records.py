@@ -203,6 +203,8 @@ class Recipe:
         aggregation: "weighted" by samples, "equal", or None for the backbone's own.
         dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
         feature_scale: features are standardised by column and multiplied by this; None leaves them as encoded.
+        view_scale: in every round each view is divided by its root mean square over the catalogue and multiplied by
+            this, so that routers do not choose a view for its size; None, as in the papers, leaves views as they are.
         init_scale: standard deviation of the initial item tables.
         k: cut-off of HR and NDCG; ties: "expected" or "index".
         evaluate_every: rounds between two validations.
@@ -211,7 +213,7 @@ class Recipe:
     """
 
     dataset: str = "toy"
-    backbone: str = "fedavg"
+    backbone: str = "fcf"
     method: str = "fedvlr"
     operators: tuple[str, ...] = ("sum", "mlp", "gate")
     without: tuple[str, ...] = ()
@@ -233,6 +235,7 @@ class Recipe:
     dim: int = 64
     id_dim: int = 512
     feature_scale: float | None = 0.1
+    view_scale: float | None = None
     init_scale: float = 0.1
     k: int = 50
     ties: str = "expected"
@@ -271,7 +274,7 @@ class Recipe:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.init_scale < float("inf"):
             raise FedlabError(f"init_scale={self.init_scale}: must be a positive number")
-        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale"):
+        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale", "view_scale"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number, or None")
         if not 0 < self.clients <= 1:
@@ -302,7 +305,7 @@ class Recipe:
         """This recipe with some fields changed.
 
         >>> Recipe().but(method="none", seed=3).label
-        'fedavg + none'
+        'fcf + none'
         """
         unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
         if unknown:

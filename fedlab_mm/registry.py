@@ -41,9 +41,9 @@ def lookup(family: str, name: str) -> Any:
     Raises:
         FedlabError: no such name; the message lists the choices and the nearest of them.
 
-    >>> lookup("backbone", "fcff")
+    >>> lookup("aggregation", "equals")
     Traceback (most recent call last):
-    fedlab_mm.errors.FedlabError: unknown backbone 'fcff': did you mean 'fcf'? There are: fcf, fedavg, fedncf, fedrap, pfedrec
+    fedlab_mm.errors.FedlabError: unknown aggregation 'equals': did you mean 'equal'? There are: equal, weighted
     """
     members = _FAMILIES.get(family, {})
     if name in members:

@@ -143,20 +143,20 @@ def test_k_must_fit_the_catalogue(world, recipe):
 
 def test_compare_puts_recipes_beside_baselines(world, recipe):
     table = fl.compare([recipe, recipe.but(method="none")], seeds=range(2), data=world, progress=False)
-    assert list(table.index) == ["popularity", "itemknn", "ease", "fedavg + fedvlr", "fedavg + none"]
+    assert list(table.index) == ["popularity", "itemknn", "ease", "fcf + fedvlr", "fcf + none"]
     runs = [fl.train(recipe.but(seed=s), world, progress=False).test["hr@5"] for s in range(2)]
-    assert table.loc["fedavg + fedvlr", ("hr@5", "mean")] == pytest.approx(np.mean(runs))
-    assert table.loc["fedavg + fedvlr", ("hr@5", "sd")] == pytest.approx(np.std(runs, ddof=1))
+    assert table.loc["fcf + fedvlr", ("hr@5", "mean")] == pytest.approx(np.mean(runs))
+    assert table.loc["fcf + fedvlr", ("hr@5", "sd")] == pytest.approx(np.std(runs, ddof=1))
     assert np.isnan(table.loc["ease", ("hr@5", "sd")])
-    assert " ± " in fl.show(table).loc["fedavg + none", "ndcg@5"]
+    assert " ± " in fl.show(table).loc["fcf + none", "ndcg@5"]
 
 
 def test_compare_names_what_differs(world, recipe):
     table = fl.compare([recipe.but(lr=x, rounds=1) for x in (0.1, 0.2)], [0], world, baselines=(), progress=False)
-    assert list(table.index) == ["fedavg + fedvlr, lr=0.1", "fedavg + fedvlr, lr=0.2"]
+    assert list(table.index) == ["fcf + fedvlr, lr=0.1", "fcf + fedvlr, lr=0.2"]
     some = [recipe.but(method="none"), recipe, recipe.but(operators=("sum",))]
     table = fl.compare([r.but(rounds=1) for r in some], [0], world, baselines=(), progress=False)
-    names = ["fedavg + none", "fedavg + fedvlr, operators=sum mlp gate", "fedavg + fedvlr, operators=sum"]
+    names = ["fcf + none", "fcf + fedvlr, operators=sum mlp gate", "fcf + fedvlr, operators=sum"]
     assert list(table.index) == names
     with pytest.raises(fl.FedlabError, match="one recipe twice"):
         fl.compare([recipe, recipe], [0], world)
@@ -175,4 +175,4 @@ def test_seeds_differ_and_a_seed_repeats(world, recipe):
 def test_a_bar_shows_round_loss_and_metric(world, recipe, capsys):
     fl.train(recipe, world)
     shown = capsys.readouterr().err
-    assert "fedavg + fedvlr, seed 0" in shown and "loss=" in shown and "valid ndcg@5=" in shown
+    assert "fcf + fedvlr, seed 0" in shown and "loss=" in shown and "valid ndcg@5=" in shown

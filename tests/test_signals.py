@@ -65,10 +65,29 @@ def test_a_view_or_a_method_without_its_signal(world, recipe):
 def test_modalities_of_unequal_rows(world):
     log = world.interactions[["user", "item", "timestamp"]]
     features = {"image": torch.randn(14, 3).numpy(), "text": torch.randn(13, 3).numpy()}
-    with pytest.raises(fl.FedlabError, match="text.*13"):
+    with pytest.raises(fl.FedlabError, match=r"text.*13"):
         build("tiny", log, pd.DataFrame({"title": ["x"] * 14}), features)
     with pytest.raises(fl.FedlabError, match="unequal numbers of rows"):
         lookup("method", "mlp")(fl.Recipe(), 14, {m: torch.from_numpy(f) for m, f in features.items()})
+
+
+@pytest.mark.parametrize("method", ["fedvlr", "fedmr", "mlp"])
+def test_views_of_one_size(world, recipe, method):
+    """view_scale sets every view's root mean square, in both engines, for new items by the catalogue's factors."""
+    r = recipe.but(method=method, view_scale=0.3, operators=("sum", "gate", "solo"), precision="float64", chunk=4)
+    engines = [lookup("engine", e)(r.but(engine=e), world) for e in ("loop", "stacked")]
+    for engine in engines:
+        engine.step()
+        engine.step()
+    torch.testing.assert_close(engines[1].scores(), engines[0].scores(), rtol=1e-9, atol=1e-9)
+    method = engines[0].method
+    sent = method.broadcast()
+    size_E = method.views(sent).detach().square().mean(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(size_E, torch.full_like(size_E, 0.3))
+    with torch.no_grad():
+        method.shared.get_parameter("fusion.bank.id_embedding")[4] = 0
+    twin = engines[0].scores_of_new({m: f[4:5] for m, f in world.features.items()})
+    torch.testing.assert_close(twin[:, 0], engines[0].scores()[:, 4], rtol=1e-9, atol=1e-9)
 
 
 def test_a_user_who_leans_on_one_signal_can_choose_it_outright(world, recipe):

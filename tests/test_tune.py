@@ -87,13 +87,13 @@ def test_paired_differences_of_a_comparison(world, quick):
     table = fl.compare([quick, quick.but(method="none")], seeds=range(2), data=world, progress=False)
     users = table.attrs["users"]
     assert len(users) == (3 + 2 * 2) * world.n_users
-    row = fl.paired(table, "fedavg + fedvlr", "fedavg + none", "ndcg@5")
+    row = fl.paired(table, "fcf + fedvlr", "fcf + none", "ndcg@5")
     means = users.groupby("row")["ndcg@5"].mean()
-    assert row["difference"] == pytest.approx(means["fedavg + fedvlr"] - means["fedavg + none"])
+    assert row["difference"] == pytest.approx(means["fcf + fedvlr"] - means["fcf + none"])
     assert row["low"] <= row["difference"] <= row["high"] and 0 < row["p"] <= 1
     warm = fl.paired(table, "ease", "popularity", "hr@5", "warm")
     assert warm["users"] == world.warm_I[world.target_U("test")].sum()
-    assert set(table.attrs["valid"]) == {"fedavg + fedvlr", "fedavg + none"}
+    assert set(table.attrs["valid"]) == {"fcf + fedvlr", "fcf + none"}
     with pytest.raises(fl.FedlabError, match="there is no row 'bpr'; there are: popularity"):
         fl.paired(table, "bpr", "ease", "hr@5")
     with pytest.raises(fl.FedlabError, match="unknown targets 'hot': there are: all, warm, cold"):

@@ -41,11 +41,15 @@ class FedMR(Method):
         if "id" in self.signals:
             self.parts["id_embedding"] = Part(True, True, "value")
         self.parts |= {FEATURE + m: Part(True, False, None) for m in self.features}
+        if recipe.view_scale is not None:
+            self.parts["view factors"] = Part(False, False, None)
 
     def broadcast(self) -> dict[str, Tensor]:
         sent = {**self.sent_by_backbone(), **{n: self.bank.get_parameter(n) for n in self.gamma}}
         if "id" in self.signals:
             sent["id_embedding"] = self.bank.get_parameter("id_embedding")
+        if "view factors" in self.parts:
+            sent["view factors"] = self.fusion.factors(self.fusion.plain())
         return {**sent, **{FEATURE + m: f for m, f in self.fusion.inputs().items()}}
 
     def views(self, local: Parameters) -> Tensor:
@@ -53,7 +57,8 @@ class FedMR(Method):
         if "id" in self.signals:
             ids = local["id_embedding"]
             inputs = {"id": ids + local[PERSONAL] if PERSONAL in local else ids, **inputs}
-        return functional_call(self.bank, {n: local[n] for n in self.gamma}, (inputs,))
+        views_END = functional_call(self.bank, {n: local[n] for n in self.gamma}, (inputs,))
+        return views_END * local["view factors"] if "view factors" in local else views_END
 
     def represent(self, local: Parameters, own_N: Tensor) -> tuple[Tensor, Tensor]:
         if "id" not in self.signals:

@@ -16,18 +16,32 @@ class BankOnServer(nn.Module):
         self.inputs = Inputs(features, recipe.feature_scale)
         widths = ({"id": recipe.id_dim} if "id" in signals else {}) | {m: f.shape[1] for m, f in features.items()}
         self.bank = Bank(operators, widths, n_items, recipe.dim, recipe.init_scale)
+        self.view_scale = recipe.view_scale
 
-    def forward(self) -> Tensor:
-        """The views of the catalogue, [E, I, D]."""
+    def plain(self) -> Tensor:
+        """The views of the catalogue as the operators make them, [E, I, D]."""
         ids = {"id": self.bank.id_embedding} if "id" in self.bank.maps else {}
         return self.bank({**ids, **self.inputs()})
 
+    def factors(self, plain_EID: Tensor) -> Tensor:
+        """What each view is multiplied by, [E, 1, 1]: to the gradient a constant, for all clients of a round alike."""
+        if self.view_scale is None:
+            return plain_EID.new_ones(len(plain_EID), 1, 1)
+        size_E11 = plain_EID.detach().square().mean(dim=(1, 2), keepdim=True).sqrt()
+        return self.view_scale / size_E11.clamp(min=1e-6)
+
+    def forward(self) -> Tensor:
+        """The views of the catalogue as they are sent, [E, I, D]."""
+        plain_EID = self.plain()
+        return plain_EID if self.view_scale is None else plain_EID * self.factors(plain_EID)
+
     def of_new(self, features: Parameters) -> Tensor:
-        """The views of other items, whose ID embedding is zero: [E, J, D]."""
+        """The views of other items, whose ID embedding is zero, by the catalogue's factors: [E, J, D]."""
         scaled = {m: self.inputs.scaled(m, f) for m, f in features.items()}
         n_new = len(next(iter(scaled.values())))
         ids = {"id": self.bank.id_embedding.new_zeros(n_new, self.bank.id_embedding.shape[1])}
-        return self.bank({**(ids if "id" in self.bank.maps else {}), **scaled})
+        views = self.bank({**(ids if "id" in self.bank.maps else {}), **scaled})
+        return views if self.view_scale is None else views * self.factors(self.plain())
 
 
 class ServerSide(Method):
