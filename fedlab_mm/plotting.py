@@ -100,6 +100,35 @@ def plot_router_rounds(weights: Mapping[int, pd.DataFrame], user: int | None = N
     return _closed(figure)
 
 
+def plot_router_groups(weights: pd.DataFrame, groups: pd.Series) -> Figure:
+    """Every user's router as a column of its weights, a panel for each group of users, sorted by the largest view.
+
+    Args:
+        weights: user × operator, as `Run.router_weights` gives them.
+        groups: each user's group, by name; the largest group's panel comes first.
+    """
+    order = list(groups.value_counts().index)
+    widths = groups.value_counts()[order].tolist()
+    figure, axes = plt.subplots(
+        1, len(order), figsize=(8, 2.8), layout="constrained", sharey=True, width_ratios=widths, squeeze=False
+    )
+    for axis, group in zip(axes[0], order, strict=True):
+        own = weights[(groups == group).to_numpy()]
+        largest = own.mean().idxmax()
+        own = own.sort_values(largest, ascending=False)
+        below = np.zeros(len(own))
+        for colour, view in zip(PALETTE, weights.columns, strict=False):
+            axis.bar(np.arange(len(own)), own[view], bottom=below, width=1.0, color=colour, label=view)
+            below += own[view].to_numpy()
+        axis.set(xlim=(-0.5, len(own) - 0.5), ylim=(0, 1), xticks=[])
+        axis.set_xlabel(f"{group}\n{len(own)} users", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("router weight")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
+    return _closed(figure)
+
+
 def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
     """What a user has (the most recent items), what it is recommended, and the item that was held out for the test."""
     log = run.data.interactions

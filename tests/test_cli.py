@@ -33,6 +33,21 @@ def test_compare(capsys, tmp_path):
     assert pd.read_csv(csv).shape == (5, 17)
 
 
+def test_tune(capsys, tmp_path):
+    grid = ["--grid", "optimizer=adam", "lr=0.01,0.1", "--grid", "optimizer=sgd", "id_lr_scale=none,1"]
+    code, out, _ = run(capsys, "tune", *FAST, *grid, "--folder", tmp_path / "s")
+    assert code == 0 and "best: " in out
+    assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 4
+
+
+def test_compare_tunes_first_where_a_grid_is_given(capsys, tmp_path):
+    options = ["--grid", "lr=0.5,1", "--folder", tmp_path / "s", "--seeds", 2, "--method", "none", "mlp"]
+    code, out, _ = run(capsys, "compare", *FAST, *options)
+    assert code == 0
+    assert "chosen on validation" in out and "against no fusion, user by user" in out
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["fcf-mlp", "fcf-none"]
+
+
 def test_data(capsys):
     code, out, _ = run(capsys, "data", "toy")
     assert code == 0 and "8000" in out and "sha256" in out
@@ -52,6 +67,11 @@ def test_ku_from_the_command_line(capsys, ku):
         (["train", "--k", "501"], "k=501: toy has only 500 items"),
         (["train", "--dataset", "ku", "--root", "/nowhere"], "dataset 'ku': no inter.csv"),
         (["train", "--resume", "/nowhere"], "/nowhere holds no saved run"),
+        (["compare", "--grid", "speed=1"], "--grid speed=1: write a recipe's field and its values, as in lr=0.01,0.1"),
+        (["compare", "--grid", "lr"], "--grid lr: write a recipe's field and its values"),
+        (["compare", "--grid", "lr=fast"], "--grid lr=fast: lr takes values of type float"),
+        (["train", "--without", "audio"], "there is no signal 'audio' to leave out; there are: id, image, text"),
+        (["train", "--clients", "0"], "clients=0.0: the share of clients in a round lies in (0, 1]"),
         (["compare", "--seeds", "0"], "seeds=0: must be at least 1"),
         (["execute", "nothing.ipynb"], "nothing.ipynb: no such notebook"),
         (["train", *FAST, "--out", __file__], "test_cli.py is a file: choose a folder"),
