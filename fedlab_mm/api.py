@@ -259,17 +259,19 @@ def tune(
     data: Dataset | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    seeds: Sequence[int] | None = None,
 ) -> Recipe:
-    """The recipe with those of the grid's settings that validate best: every combination once, with the recipe's seed,
-    judged by NDCG@k on validation at its best round. Test targets are not looked at.
+    """The recipe with those of the grid's settings that validate best: every combination, judged by validation NDCG@k
+    at its best round. Test targets are not looked at.
 
     Args:
         grid: field -> values, all combinations of which are tried; or several such grids, tried one after the other.
         folder: keep the search here. `tuning.csv` has a row per setting and is read back, so that an interrupted search
-            goes on where it stopped; `best/` is the best run, saved, with a copy of the table.
+            goes on where it stopped; `best/` is the best setting's run of the first seed, saved, with the table.
+        seeds: train each setting with each of these and judge it by the mean; the recipe's own seed if left out.
 
     Returns:
-        The best recipe. The first of equals; settings that diverge are out.
+        The best recipe, with its own seed. The first of equals; settings that diverge with any seed are out.
 
     Raises:
         FedlabError: an empty grid, a field that a recipe has not, a value that it does not take, a folder that holds
@@ -282,7 +284,8 @@ def tune(
         raise FedlabError("the grid is empty: give at least one field with its values, e.g. {'lr': [0.01, 0.1]}")
     recipes = [recipe.but(**setting) for setting in settings]  # all are checked before any is trained
     place = None if folder is None else Path(folder)
-    done = _search_so_far(place, recipe, data)
+    tried = [recipe.seed] if seeds is None else list(seeds)
+    done = _search_so_far(place, recipe, tried, data)
     bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
     results: list[dict[str, Any]] = []
     best = -1.0
@@ -293,8 +296,13 @@ def tune(
         if result is None:
             start = time.perf_counter()
             try:
-                run = train(candidate, data, progress=False)
-                found = {"valid": run.best_valid, "best_round": run.best_round, "rounds": run.rounds_done}
+                runs = [train(candidate.but(seed=seed), data, progress=False) for seed in tried]
+                run = runs[0]
+                found = {
+                    "valid": float(np.mean([r.best_valid for r in runs])),
+                    "best_round": run.best_round,
+                    "rounds": run.rounds_done,
+                }
             except DivergedError as error:
                 found = {"valid": float("nan"), "best_round": 0, "rounds": error.round}
             result = {"setting": key, **found, "seconds": round(time.perf_counter() - start, 1)}
@@ -302,10 +310,10 @@ def tune(
         better = result["valid"] > best
         best = max(best, result["valid"]) if better else best
         bar.set_postfix({f"valid ndcg@{recipe.k}": f"{best:.4f}"}, refresh=False)
-        if place is not None and run is not None:
+        if place is not None and key not in done:
             table = pd.DataFrame(results)
             _write_text(place / "tuning.csv", table.to_csv(index=False))
-            if better:
+            if better and run is not None:
                 run.save(place / "best")
             _write_text(place / "best" / "tuning.csv", table.to_csv(index=False)) if (place / "best").is_dir() else None
     if best < 0:
@@ -313,10 +321,10 @@ def tune(
     return recipes[next(n for n, r in enumerate(results) if r["valid"] == best)]
 
 
-def _search_so_far(place: Path | None, recipe: Recipe, data: Dataset) -> dict[str, dict[str, Any]]:
+def _search_so_far(place: Path | None, recipe: Recipe, seeds: list[int], data: Dataset) -> dict[str, dict[str, Any]]:
     if place is None:
         return {}
-    about = json.dumps({"recipe": json.loads(recipe.to_json()), "data": data.fingerprint}, indent=2)
+    about = json.dumps({"recipe": json.loads(recipe.to_json()), "seeds": seeds, "data": data.fingerprint}, indent=2)
     try:
         place.mkdir(parents=True, exist_ok=True)
         if (place / "search.json").exists() and (place / "search.json").read_text() != about:

@@ -61,8 +61,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    if options.seeds < 1:
-        raise FedlabError(f"seeds={options.seeds}: must be at least 1")
+    for name in ("seeds", "search_seeds"):
+        if getattr(options, name) < 1:
+            raise FedlabError(f"{name}={getattr(options, name)}: must be at least 1")
     given = _fields_given(options)
     methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", [Recipe.backbone])
     recipes = [Recipe(backbone=b, method=m, **given) for b in backbones for m in methods]
@@ -72,7 +73,8 @@ def _compare(options: argparse.Namespace) -> int:
     data = api.load(recipes[0].dataset, options.root)
     if grids:
         places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
-        recipes = [api.tune(r, grids, data, place) for r, place in zip(recipes, places, strict=True)]
+        tried = range(options.search_seeds)
+        recipes = [api.tune(r, grids, data, place, seeds=tried) for r, place in zip(recipes, places, strict=True)]
     table = api.compare(recipes, range(options.seeds), data, label=lambda r: r.label if grids else None)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
     cold = int((~data.warm_I[data.target_U("test")]).sum())
@@ -115,7 +117,8 @@ def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFram
 def _tune(options: argparse.Namespace) -> int:
     recipe = Recipe(**_fields_given(options))
     data = api.load(recipe.dataset, options.root)
-    best = api.tune(recipe, [_grid(g) for g in options.grid], data, options.folder)
+    seeds = None if options.search_seeds == 1 else range(options.search_seeds)
+    best = api.tune(recipe, [_grid(g) for g in options.grid], data, options.folder, seeds=seeds)
     table = pd.read_csv(Path(options.folder) / "tuning.csv")
     print(table.to_string(index=False))
     changed = {f.name: getattr(best, f.name) for f in dataclasses.fields(best)}
@@ -247,6 +250,7 @@ def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False
         metavar="FIELD=VALUE,VALUE",
         help=f"a recipe's fields with the values to search, e.g. lr=0.01,0.1 optimizer=adam; {text}; may be repeated",
     )
+    parser.add_argument("--search-seeds", type=int, default=1, help="seeds to judge a setting by (default: 1)")
 
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:

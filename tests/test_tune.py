@@ -53,6 +53,17 @@ def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
         fl.tune(quick.but(rounds=2), GRID, world, tmp_path / "s", progress=False)
 
 
+def test_a_setting_may_be_judged_by_several_seeds(world, quick, tmp_path):
+    best = fl.tune(quick, {"lr": [0.1, 0.5]}, world, tmp_path / "s", progress=False, seeds=[3, 4])
+    table = pd.read_csv(tmp_path / "s" / "tuning.csv")
+    for lr, valid in zip([0.1, 0.5], table["valid"], strict=True):
+        runs = [fl.train(quick.but(lr=lr, seed=s), world, progress=False) for s in (3, 4)]
+        assert valid == pytest.approx(np.mean([run.best_valid for run in runs]))
+    assert best == quick.but(lr=[0.1, 0.5][table["valid"].argmax()])
+    with pytest.raises(fl.FedlabError, match="holds the search of another"):
+        fl.tune(quick, {"lr": [0.1, 0.5]}, world, tmp_path / "s", progress=False)
+
+
 def test_several_grids_are_tried_one_after_the_other(world, quick, tmp_path):
     fl.tune(quick, [{"lr": [0.1]}, {"optimizer": ["adam"], "lr": [0.01, 0.02]}], world, tmp_path / "s", progress=False)
     assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 3

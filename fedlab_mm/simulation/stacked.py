@@ -1,8 +1,12 @@
-"""The fast engine: a chunk of clients at once, the gradients written by hand. Equal to `loop`; tests hold it to that.
+"""The fast engine: a chunk of clients at once. Equal to `loop`; tests hold it to that.
 
-Why it is fast. The score is linear in the item, s_ui = q_u·x_i + b_u, so one dense product scores a chunk of clients
-against all items; the residuals of the sampled pairs go into a C × I matrix of zeros, and two more products give both
-gradients. On two cores that beats gathering the sampled rows several times over, although most of the matrix is zero.
+`Vmapped` trains any method around any backbone: the client code that `loop` runs, vectorised over clients padded to
+a common length. Where the server fuses, or nobody does, and the score is linear in the item, `LinearViews` and
+`LinearTable` do the same faster, with gradients by hand.
+
+Why they are fast. With s_ui = q_u·x_i + b_u, one dense product scores a chunk of clients against all items; the
+residuals of the sampled pairs go into a C × I matrix of zeros, and two more products give both gradients. On
+two cores that beats gathering the sampled rows several times over, although most of the matrix is zero.
 
 Residuals. Client c samples item i n_ci times, always with one label y_ci (a negative is never one of its positives), so
 its mean loss over N_c samples has ∂L_c/∂s_ci = n_ci · slope(s_ci, y_ci) / N_c, which is zero where n_ci is.
