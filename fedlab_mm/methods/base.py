@@ -233,15 +233,14 @@ class Method:
         copies = {n: sent[n].clone() for n, part in self.parts.items() if part.moves}
         sums = {n: torch.zeros_like(sent[n]) for n, part in self.parts.items() if part.upload == "gradient"}
         local = {**private, **sent, **copies}
-        moving = {**private, **copies}
-        optimizer = self.local_optimizer(round)
+        optimizer = self.local_optimizer({**private, **copies}, round)
         losses = []
         for _ in range(self.recipe.local_epochs):
             for phase in self.phases():
                 loss, gradients = self.gradients(local, phase, batch, round, stacked)
                 for name in sums.keys() & gradients.keys():
                     sums[name] += gradients[name]
-                optimizer.step({n: moving[n] for n in gradients if n in moving}, gradients)
+                optimizer.step(gradients)
                 losses.append(loss)
         n_phases = len(losses) // self.recipe.local_epochs
         return torch.stack(losses[::n_phases]).mean(dim=0), {**copies, **{f"∇{n}": g for n, g in sums.items()}}
@@ -255,23 +254,26 @@ class Method:
         self, local: Parameters, names: list[str], batch: Batch, round: int, stacked: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_u and its gradients with respect to the named ones, by autograd; for each client of a stack."""
+        if not stacked:
+            leaves = {n: local[n].detach().requires_grad_() for n in names}
+            loss = self.objective({**local, **leaves}, batch, round)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True, allow_unused=True)
+            return loss.detach(), dict(zip(names, gradients, strict=True))
+
+        def of(named: Parameters, rest: Parameters, share_N: Tensor, label_N: Tensor, own_N: Tensor) -> Tensor:
+            return self.objective({**rest, **named}, Batch(share_N, label_N, own_N), round)
+
+        each_client: Callable[..., Any] = torch.func.vmap(grad_and_value(of))
         rest = {n: p for n, p in local.items() if n not in names}
+        gradient_of, loss_C = each_client({n: local[n] for n in names}, rest, batch.share_N, batch.label_N, batch.own_N)
+        return loss_C.detach(), gradient_of
 
-        def of(leaves: Parameters, rest: Parameters, share_N: Tensor, label_N: Tensor, own_N: Tensor) -> Tensor:
-            return self.objective({**rest, **leaves}, Batch(share_N, label_N, own_N), round)
-
-        differentiate: Callable[..., Any] = grad_and_value(of)
-        if stacked:
-            differentiate = torch.func.vmap(differentiate)
-        gradients, loss = differentiate({n: local[n] for n in names}, rest, batch.share_N, batch.label_N, batch.own_N)
-        return loss.detach(), gradients
-
-    def local_optimizer(self, round: int) -> LocalOptimizer:
+    def local_optimizer(self, parameters: Mapping[str, Tensor], round: int) -> LocalOptimizer:
         """A client's optimiser, fresh for a round: lr for what is private, shared_lr for its copies of the rest."""
         r, (per_round, per_step) = self.recipe, self.client.backbone.decay
         faded = per_round ** (round - 1)
-        rates = {n: faded * self.rate(n, r.optimizer) for n in [*self.private, *self.parts]}
-        return LocalOptimizer(r.optimizer, rates, r.weight_decay, per_step)
+        rates = {n: faded * self.rate(n, r.optimizer) for n in parameters}
+        return LocalOptimizer(r.optimizer, parameters, rates, r.weight_decay, per_step)
 
     def rate(self, name: str, optimizer: str) -> float:
         """The learning rate of one parameter: for a table by item shared_lr times its scale, except under Adam, whose

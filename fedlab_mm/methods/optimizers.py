@@ -2,6 +2,7 @@
 for its steps are elementwise."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +13,32 @@ class LocalOptimizer:
 
     Args:
         name: "sgd" or "adam".
+        parameters: by name; moved in place.
         lr_of: name -> learning rate.
         decay: what a parameter's learning rate is multiplied by after each of its steps.
     """
 
-    def __init__(self, name: str, lr_of: Mapping[str, float], weight_decay: float = 0.0, decay: float = 1.0):
-        self.kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
-        self.lr_of, self.weight_decay, self.decay = lr_of, weight_decay, decay
-        self.own: dict[str, torch.optim.Optimizer] = {}
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, Tensor],
+        lr_of: Mapping[str, float],
+        weight_decay: float = 0.0,
+        decay: float = 1.0,
+    ):
+        self.parameters, self.decay = parameters, decay
+        self.groups: dict[str, dict[str, Any]] = {n: {"params": [p], "lr": lr_of[n]} for n, p in parameters.items()}
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
+        self.optimizer = kind(list(self.groups.values()), weight_decay=weight_decay, fused=True) if parameters else None
 
-    def step(self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Move `parameters` in place, the same tensors at every step; `gradients` holds one for each."""
-        for key, parameter in parameters.items():
-            if key not in self.own:
-                self.own[key] = self.kind([parameter], lr=self.lr_of[key], weight_decay=self.weight_decay, fused=True)
-            parameter.grad = gradients[key].contiguous()
-            self.own[key].step()
-            parameter.grad = None
-            self.own[key].param_groups[0]["lr"] *= self.decay
+    def step(self, gradients: Mapping[str, Tensor]) -> None:
+        """Move the parameters that a gradient is given for; those of other tensors are passed over."""
+        moved = [n for n in gradients if n in self.parameters]
+        if self.optimizer is None or not moved:
+            return
+        for name in moved:
+            self.parameters[name].grad = gradients[name].contiguous()
+        self.optimizer.step()
+        for name in moved:
+            self.parameters[name].grad = None
+            self.groups[name]["lr"] *= self.decay

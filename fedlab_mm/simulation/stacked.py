@@ -213,7 +213,7 @@ class LinearViews(Kernel):
         self.gradient_IK = self.mixed["views"].flatten(1)  # one memory
 
     def train(self, private: dict[str, Tensor], pairs: Pairs, alpha_C: Tensor) -> tuple[Tensor, None]:
-        loss, optimizer = self.method.loss, self.method.local_optimizer(self.round)
+        loss, optimizer = self.method.loss, self.method.local_optimizer(private, self.round)
         n_operators = self.sent["views"].shape[1]
         theta_CD, bias_C1 = private["backbone.predictor.weight"][:, 0], private["backbone.predictor.bias"]
         summary_CK = (pairs.label_CI @ self.views_IK) / pairs.n_positives_C1
@@ -241,7 +241,7 @@ class LinearViews(Kernel):
             gradients["backbone.predictor.weight"] = of_theta_CD[:, None]
             gradients["backbone.predictor.bias"] = residual_CI.sum(dim=1, keepdim=True)
             self.gradient_IK.addmm_(residual_CI.mul_(alpha_C[:, None]).T, q_CK)
-            optimizer.step(private, gradients)
+            optimizer.step(gradients)
         if self.method.routes:  # the views reach the loss a second way, through the mean that the router reads
             share_C1 = alpha_C[:, None] / pairs.n_positives_C1
             self.gradient_IK.addmm_(pairs.label_CI.T, through_router_CK * share_C1)
@@ -253,13 +253,14 @@ class LinearTable(Kernel):
     client c_p, with a row of its own."""
 
     def train(self, private: dict[str, Tensor], pairs: Pairs, alpha_C: Tensor) -> tuple[Tensor, None]:
-        loss, optimizer = self.method.loss, self.method.local_optimizer(self.round)
+        loss = self.method.loss
         table_ID = self.sent["item_table"]
         theta_CD, bias_C1 = private["backbone.predictor.weight"][:, 0], private["backbone.predictor.bias"]
         c_P, i_P = pairs.count_CI.nonzero(as_tuple=True)
         count_P, label_P = pairs.count_CI[c_P, i_P], pairs.label_CI[c_P, i_P]
         share_P = count_P / pairs.n_samples_C1[c_P, 0]
         rows_PD = table_ID[i_P]
+        optimizer = self.method.local_optimizer({**private, "item_table": rows_PD}, self.round)
         loss_C = torch.zeros_like(alpha_C)
         for _ in range(self.epochs):
             theta_PD = theta_CD[c_P]
@@ -269,12 +270,11 @@ class LinearTable(Kernel):
             of_theta_CD = torch.zeros_like(theta_CD).index_add_(0, c_P, residual_P[:, None] * rows_PD)
             of_bias_C = torch.zeros_like(alpha_C).index_add_(0, c_P, residual_P)
             optimizer.step(
-                {**private, "item_table": rows_PD},
                 {
                     "backbone.predictor.weight": of_theta_CD[:, None],
                     "backbone.predictor.bias": of_bias_C[:, None],
                     "item_table": residual_P[:, None] * theta_PD,
-                },
+                }
             )
         self.mixed["item_table"].index_add_(0, i_P, alpha_C[c_P, None] * (rows_PD - table_ID[i_P]))
         return loss_C / self.epochs, None
