@@ -29,7 +29,8 @@ def measure(recipe: fl.Recipe, data: fl.Dataset, turns: int) -> dict[str, object
     evaluations: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(turns + 1):  # the first turn warms up and is not counted
         for name, engine in engines.items():
-            for _ in range(1 if name == "loop" else 5):
+            quick = rounds[name] and statistics.median(rounds[name]) < 0.1
+            for _ in range(5 if quick else 1):
                 record = engine.step()
                 start = time.perf_counter()
                 evaluate_split(engine.scores(), data, "valid", recipe.k)
@@ -55,7 +56,9 @@ def measure(recipe: fl.Recipe, data: fl.Dataset, turns: int) -> dict[str, object
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks")
     parser.add_argument("--root", help="the folder above ku/ (default: $FEDLAB_MM_DATA or the user's cache folder)")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--backbone", nargs="+", default=names("backbone"))
+    parser.add_argument("--method", nargs="+", default=names("method"))
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", default="out/bench", help="folder for bench.json and bench.md")
     options = parser.parse_args()
     try:
@@ -63,7 +66,7 @@ def main() -> None:
     except fl.FedlabError as error:
         print(f"{error}\nmeasuring on the toy set instead")
         data = fl.load("toy")
-    cells = [(b, m) for b in names("backbone") for m in names("method")]
+    cells = [(b, m) for b in options.backbone for m in options.method]
     rows = [
         measure(fl.Recipe(dataset=data.name, backbone=b, method=m), data, options.turns)
         for b, m in tqdm(cells, unit="cell", desc=f"bench on {data.name}")
