@@ -99,9 +99,9 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
     engine: Engine = lookup("engine", recipe.engine)(recipe, data)
     if resume is not None:
         _check_resume(recipe, data, resume)
-        best_round, best_state = resume.best_round, resume.model.state()
-        past = resume.history
-        best_value = float(past["value"][(past["round"] == best_round) & (past["metric"] == ndcg)].iloc[0])
+        best_round, best_state = resume.best_round, resume.model.state() if resume.best_round else None
+        if resume.best_round:
+            best_value = resume.best_valid
 
     def finish(last_state: dict[str, torch.Tensor]) -> Run:
         state = best_state if best_state is not None else last_state
@@ -199,6 +199,10 @@ def compare(
         raise FedlabError("compare needs at least one recipe and one seed")
     if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
+    labels = [label(recipe) or name for name, recipe in zip(_labels(recipes), recipes, strict=True)]
+    for row in labels:
+        if [*baselines, *labels].count(row) > 1:
+            raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
     data = _data_of(recipes[0], data)
     k, ties, target_U = recipes[0].k, recipes[0].ties, data.target_U("test")
     rows: dict[str, list[dict[str, float]]] = {}
@@ -212,8 +216,8 @@ def compare(
 
     for name in baselines:
         take(name, 0, lookup("baseline", name)().scores(data))
-    for name, recipe in zip(_labels(recipes), recipes, strict=True):
-        row, best = label(recipe) or name, []
+    for row, recipe in zip(labels, recipes, strict=True):
+        best = []
         for seed in seeds:
             run = train(recipe.but(seed=seed), data, progress)
             take(row, seed, run.scores_UI)
@@ -240,9 +244,17 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
 
     Returns:
         difference (mean of a − b), low and high (95 % bootstrap interval), p (two-sided sign-flip permutation test),
-        users.
+        users. NaN where fewer than two users have such a target.
+
+    Raises:
+        FedlabError: an unknown row, metric or kind of targets; a table that is not from `compare`.
     """
+    if "users" not in table.attrs:
+        raise FedlabError("this table does not hold what each user got: give paired the table that compare returned")
     users: pd.DataFrame = table.attrs["users"]
+    metrics = [str(c) for c in users if "@" in str(c)]
+    if metric not in metrics:
+        raise FedlabError(f"unknown metric '{metric}': there are: {', '.join(metrics)}")
     for row in (a, b):
         if row not in set(users["row"]):
             raise FedlabError(f"there is no row '{row}'; there are: {', '.join(table.index)}")
@@ -266,59 +278,80 @@ def tune(
 
     Args:
         grid: field -> values, all combinations of which are tried; or several such grids, tried one after the other.
-        folder: keep the search here. `tuning.csv` has a row per setting and is read back, so that an interrupted search
-            goes on where it stopped; `best/` is the best setting's run of the first seed, saved, with the table.
+        folder: keep the search here. `tuning.csv` has a row for every setting ever tried here and is read back, so that
+            an interrupted search goes on where it stopped and a grid may grow; `best/` is the run of the returned
+            recipe with the first seed, saved, with the table.
         seeds: train each setting with each of these and judge it by the mean; the recipe's own seed if left out.
 
     Returns:
         The best recipe, with its own seed. The first of equals; settings that diverge with any seed are out.
 
     Raises:
-        FedlabError: an empty grid, a field that a recipe has not, a value that it does not take, a folder that holds
-            the search of another recipe or dataset; every setting diverged.
+        FedlabError: an empty grid, a field that a recipe has not or that decides what is measured, a value that it does
+            not take, a folder that holds the search of another recipe or dataset; every setting diverged.
     """
     data = _data_of(recipe, data)
-    grids = [grid] if isinstance(grid, Mapping) else list(grid)
-    settings = [dict(zip(g, values, strict=True)) for g in grids for values in itertools.product(*g.values())]
-    if not settings or settings == [{}]:
-        raise FedlabError("the grid is empty: give at least one field with its values, e.g. {'lr': [0.01, 0.1]}")
+    settings = _settings([grid] if isinstance(grid, Mapping) else list(grid))
     recipes = [recipe.but(**setting) for setting in settings]  # all are checked before any is trained
+    tried = [recipe.seed] if seeds is None else [recipe.but(seed=seed).seed for seed in seeds]
+    if not tried:
+        raise FedlabError("seeds is empty: give at least one")
     place = None if folder is None else Path(folder)
-    tried = [recipe.seed] if seeds is None else list(seeds)
-    done = _search_so_far(place, recipe, tried, data)
-    bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
-    results: list[dict[str, Any]] = []
+    known = _search_so_far(place, recipe, tried, data)
+    keys = [json.dumps({n: getattr(r, n) for n in s}, sort_keys=True) for s, r in zip(settings, recipes, strict=True)]
     best = -1.0
-    for setting, candidate in zip(settings, bar, strict=True):
-        key = json.dumps(setting, sort_keys=True)
-        result = done.get(key)
-        run = None
-        if result is None:
-            start = time.perf_counter()
-            try:
-                runs = [train(candidate.but(seed=seed), data, progress=False) for seed in tried]
-                run = runs[0]
-                found = {
-                    "valid": float(np.mean([r.best_valid for r in runs])),
-                    "best_round": run.best_round,
-                    "rounds": run.rounds_done,
-                }
-            except DivergedError as error:
-                found = {"valid": float("nan"), "best_round": 0, "rounds": error.round}
-            result = {"setting": key, **found, "seconds": round(time.perf_counter() - start, 1)}
-        results.append(result)
-        better = result["valid"] > best
-        best = max(best, result["valid"]) if better else best
+    bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
+    for key, candidate in zip(keys, bar, strict=True):
+        if key not in known:
+            row, run = _judge(candidate, tried, data)
+            if place is not None:
+                if run is not None and row["valid"] > best:
+                    run.save(place / "best")
+                _write_text(place / "tuning.csv", _search_table({**known, key: row}))
+            known[key] = row
+        best = max(best, known[key]["valid"])  # NaN, of a setting that diverged, is never the greater
         bar.set_postfix({f"valid ndcg@{recipe.k}": f"{best:.4f}"}, refresh=False)
-        if place is not None and key not in done:
-            table = pd.DataFrame(results)
-            _write_text(place / "tuning.csv", table.to_csv(index=False))
-            if better and run is not None:
-                run.save(place / "best")
-            _write_text(place / "best" / "tuning.csv", table.to_csv(index=False)) if (place / "best").is_dir() else None
     if best < 0:
         raise FedlabError("every setting of the grid diverged: try lower learning rates")
-    return recipes[next(n for n, r in enumerate(results) if r["valid"] == best)]
+    winner = next(r for key, r in zip(keys, recipes, strict=True) if known[key]["valid"] == best)
+    if place is not None:
+        kept = place / "best" / "recipe.json"
+        if not kept.is_file() or Recipe.from_json(kept.read_text()) != winner.but(seed=tried[0]):
+            train(winner.but(seed=tried[0]), data, progress=False).save(place / "best")
+        _write_text(place / "best" / "tuning.csv", _search_table(known))
+    return winner
+
+
+def _settings(grids: Sequence[Mapping[str, Sequence[Any]]]) -> list[dict[str, Any]]:
+    settings: list[dict[str, Any]] = []
+    for grid in grids:
+        if not isinstance(grid, Mapping):
+            raise FedlabError(f"a grid maps fields to their values, as in {{'lr': [0.01, 0.1]}}; got {grid!r}")
+        for name, values in grid.items():
+            if name in ("dataset", "seed", "k", "ties"):
+                raise FedlabError(f"the grid has {name}: it decides what is measured")
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise FedlabError(f"the grid's {name} must be a list of values; got {values!r}")
+        settings += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if not settings or {} in settings:
+        raise FedlabError("the grid is empty: give at least one field with its values, e.g. {'lr': [0.01, 0.1]}")
+    return settings
+
+
+def _judge(candidate: Recipe, seeds: Sequence[int], data: Dataset) -> tuple[dict[str, Any], Run | None]:
+    """A row of a search, and the run of the first seed; none where a seed diverged."""
+    start, run = time.perf_counter(), None
+    try:
+        runs = [train(candidate.but(seed=seed), data, progress=False) for seed in seeds]
+        run = runs[0]
+        row = {
+            "valid": float(np.mean([r.best_valid for r in runs])),
+            "best_round": run.best_round,
+            "rounds": run.rounds_done,
+        }
+    except DivergedError as error:
+        row = {"valid": float("nan"), "best_round": 0, "rounds": error.round}
+    return {**row, "seconds": round(time.perf_counter() - start, 1)}, run
 
 
 def _search_so_far(place: Path | None, recipe: Recipe, seeds: list[int], data: Dataset) -> dict[str, dict[str, Any]]:
@@ -334,8 +367,19 @@ def _search_so_far(place: Path | None, recipe: Recipe, seeds: list[int], data: D
         raise FedlabError(f"{place} cannot be written ({error.strerror}): choose another folder") from None
     if not (place / "tuning.csv").exists():
         return {}
-    rows = pd.read_csv(place / "tuning.csv").to_dict("records")
-    return {str(row["setting"]): {str(name): value for name, value in row.items()} for row in rows}
+    try:
+        table = pd.read_csv(place / "tuning.csv").set_index("setting")
+        return {str(key): table.loc[key, _SEARCH].to_dict() for key in table.index}
+    except (KeyError, ValueError) as error:
+        raise FedlabError(f"{place / 'tuning.csv'} is damaged ({error}): remove it, or choose another folder") from None
+
+
+_SEARCH = ["valid", "best_round", "rounds", "seconds"]
+
+
+def _search_table(known: Mapping[str, Mapping[str, Any]]) -> str:
+    table = pd.DataFrame.from_dict(dict(known), orient="index", columns=_SEARCH)
+    return table.astype({"best_round": int, "rounds": int}).to_csv(index_label="setting")
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -430,6 +474,8 @@ def _waited(recipe: Recipe, resume: Run | None) -> tuple[int, float]:
         return 0, -1.0
     past = resume.history[(resume.history["split"] == "valid") & (resume.history["metric"] == f"ndcg@{recipe.k}")]
     values = past["value"].to_numpy()
+    if not len(values):
+        return 0, -1.0
     return len(values) - 1 - int(values.argmax()), float(values.max())
 
 

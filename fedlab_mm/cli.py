@@ -68,6 +68,8 @@ def _compare(options: argparse.Namespace) -> int:
     methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", [Recipe.backbone])
     recipes = [Recipe(backbone=b, method=m, **given) for b in backbones for m in methods]
     grids = [_grid(g) for g in options.grid or []]
+    for name in {name for grid in grids for name in grid} & {"backbone", "method"}:
+        raise FedlabError(f"--grid {name}: every {name} is a row of its own; list them after --{name}")
     if options.csv:
         Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
     data = api.load(recipes[0].dataset, options.root)
@@ -82,12 +84,10 @@ def _compare(options: argparse.Namespace) -> int:
     with pd.option_context("display.width", 200):
         print(api.show(table).to_string())
         if grids:
-            names = {name for grid in grids for name in grid}
-            chosen = pd.DataFrame(
-                [{n: getattr(r, n) for n in sorted(names)} for r in recipes], [r.label for r in recipes]
-            )
-            valid = chosen.index.map(table.attrs["valid"])
-            print(f"\nchosen on validation, and validation ndcg\n\n{chosen.assign(valid=valid).round(4).to_string()}")
+            rows = [{n: str(getattr(r, n)) for n in _searched(grids)} for r in recipes]
+            chosen = pd.DataFrame(rows, [r.label for r in recipes])
+            valid = [round(v, 4) for v in chosen.index.map(table.attrs["valid"])]
+            print(f"\nchosen on validation, and validation ndcg\n\n{chosen.assign(valid=valid).to_string()}")
         differences = _against_none(recipes, table)
         if len(differences):
             print(f"\nagainst no fusion, user by user\n\n{differences.to_string()}")
@@ -115,16 +115,22 @@ def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFram
 
 
 def _tune(options: argparse.Namespace) -> int:
+    if options.search_seeds < 1:
+        raise FedlabError(f"search_seeds={options.search_seeds}: must be at least 1")
     recipe = Recipe(**_fields_given(options))
+    grids = [_grid(g) for g in options.grid]
     data = api.load(recipe.dataset, options.root)
     seeds = None if options.search_seeds == 1 else range(options.search_seeds)
-    best = api.tune(recipe, [_grid(g) for g in options.grid], data, options.folder, seeds=seeds)
+    best = api.tune(recipe, grids, data, options.folder, seeds=seeds)
     table = pd.read_csv(Path(options.folder) / "tuning.csv")
     print(table.to_string(index=False))
-    changed = {f.name: getattr(best, f.name) for f in dataclasses.fields(best)}
-    print("best: " + ", ".join(f"{n}={v}" for n, v in changed.items() if v != getattr(recipe, n)))
+    print("best: " + ", ".join(f"{n}={getattr(best, n)}" for n in _searched(grids)))
     print(f"table and best run in {options.folder}")
     return 0
+
+
+def _searched(grids: Sequence[dict[str, list[typing.Any]]]) -> list[str]:
+    return sorted({name for grid in grids for name in grid})
 
 
 def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
@@ -132,7 +138,9 @@ def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     hints, grid = typing.get_type_hints(Recipe), {}
     for text in fields:
         name, _, values = text.partition("=")
-        if name not in hints or typing.get_origin(hints[name]) is tuple or not values:
+        if name in hints and typing.get_origin(hints[name]) is tuple:
+            raise FedlabError(f"--grid {text}: {name} can be searched from Python only, with fedlab_mm.tune")
+        if name not in hints or not values:
             raise FedlabError(f"--grid {text}: write a recipe's field and its values, as in lr=0.01,0.1")
         hint = hints[name]
         kind = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint

@@ -96,11 +96,19 @@ def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Te
 
 def paired_test(difference_U: np.ndarray) -> pd.Series:
     """A mean difference over users: its 95 % bootstrap interval (percentiles) and the p-value of a two-sided sign-flip
-    permutation test, 9,999 resamples each.
+    permutation test, 9,999 resamples each. With fewer than two users there is neither: both are NaN.
+
+    Raises:
+        FedlabError: a difference is NaN or infinite.
 
     >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
     [0.18, 0.1, 0.26, 0.02, 8.0]
     """
+    if not np.isfinite(difference_U).all():
+        raise FedlabError(f"the difference of user {int(np.isfinite(difference_U).argmin())} is not finite")
+    if len(difference_U) < 2:
+        mean = float(np.mean(difference_U)) if len(difference_U) else np.nan
+        return pd.Series({"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "users": len(difference_U)})
     if not np.any(difference_U):
         return pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "users": len(difference_U)})
     sample, many = (np.asarray(difference_U),), {"n_resamples": 9999, "vectorized": True}

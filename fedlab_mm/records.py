@@ -294,7 +294,10 @@ class Recipe:
             value = getattr(self, name)
             plain, *optional = get_args(hint) or (hint,)
             if name in ("operators", "without"):
-                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+                value = (value,) if isinstance(value, str) else value
+                if not isinstance(value, tuple | list) or not all(isinstance(v, str) for v in value):
+                    raise FedlabError(f"{name}={value!r}: must be a name or several, as in {name}=('…', '…')")
+                object.__setattr__(self, name, tuple(value))
             elif value is not None or not optional:
                 kind, what = kinds[plain]
                 if not isinstance(value, kind) or isinstance(value, bool):
@@ -364,6 +367,7 @@ class Model(Protocol):
     @property
     def views(self) -> list[str]: ...
     def scores(self) -> torch.Tensor: ...
+    def global_scores(self) -> torch.Tensor: ...
     def scores_of_new(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
     def router_weights(self) -> torch.Tensor | None: ...
     def state(self) -> dict[str, torch.Tensor]: ...
@@ -409,7 +413,9 @@ class Run:
 
     @property
     def best_valid(self) -> float:
-        """Validation NDCG@k at the best round."""
+        """Validation NDCG@k at the best round; NaN where none was validated."""
+        if not self.best_round:
+            return float("nan")
         h = self.history
         at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == f"ndcg@{self.recipe.k}")
         return float(h.loc[at_best, "value"].iloc[0])
@@ -436,7 +442,9 @@ class Run:
         """
         if not 0 <= user < self.data.n_users:
             raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
-        scores_I = self.scores_UI[user].clone()
+        # Nobody keeps a new item, so it stands beside the catalogue as the global model scores it.
+        scores_UI = self.scores_UI if new_items is None else self.model.global_scores()
+        scores_I = scores_UI[user].clone()
         scores_I[torch.from_numpy(self.data.train[user])] = -torch.inf
         unseen = self.data.n_items - int(self.data.train.lengths[user])
         ranked_I = scores_I

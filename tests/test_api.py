@@ -136,6 +136,18 @@ def test_divergence_keeps_the_last_good_run(world, recipe, tmp_path):
     assert fl.load_run(run.save(tmp_path / "kept"), world).best_round == run.best_round
 
 
+def test_a_run_that_diverged_before_it_was_validated(world, recipe, tmp_path):
+    r = recipe.but(rounds=9, evaluate_every=9, patience=2, lr=2e4, shared_lr=2e4)
+    with pytest.raises(fl.DivergedError) as caught:
+        fl.train(r, world, progress=False)
+    assert caught.value.round > 1
+    run = fl.load_run(caught.value.run.save(tmp_path / "a"), world)
+    assert (run.best_round, len(run.history)) == (0, 3 * (caught.value.round - 1)) and np.isnan(run.best_valid)
+    with pytest.raises(fl.DivergedError) as again:
+        fl.train(r, world, progress=False, resume=run)
+    assert again.value.round == caught.value.round
+
+
 def test_k_must_fit_the_catalogue(world, recipe):
     with pytest.raises(fl.FedlabError, match="k=15: tiny has only 14 items"):
         fl.train(recipe.but(k=15), world, progress=False)
@@ -164,6 +176,12 @@ def test_compare_names_what_differs(world, recipe):
         fl.compare([], [0], world)
     with pytest.raises(fl.FedlabError, match="of one dataset"):
         fl.compare([recipe, recipe.but(dataset="toy")], [0], world)
+
+
+def test_compare_refuses_two_rows_of_one_name(world, recipe):
+    for label in (lambda r: "mine", lambda r: "ease"):
+        with pytest.raises(fl.FedlabError, match=r"two rows would be named '(mine|ease)'"):
+            fl.compare([recipe, recipe.but(method="none")], [0], world, progress=False, label=label)
 
 
 def test_seeds_differ_and_a_seed_repeats(world, recipe):

@@ -36,15 +36,16 @@ def test_compare(capsys, tmp_path):
 def test_tune(capsys, tmp_path):
     grid = ["--grid", "optimizer=adam", "lr=0.01,0.1", "--grid", "optimizer=sgd", "id_lr_scale=none,1"]
     code, out, _ = run(capsys, "tune", *FAST, *grid, "--folder", tmp_path / "s")
-    assert code == 0 and "best: " in out
+    assert code == 0 and "best: id_lr_scale=" in out and ", lr=" in out and ", optimizer=" in out
     assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 4
 
 
 def test_compare_tunes_first_where_a_grid_is_given(capsys, tmp_path):
-    options = ["--grid", "lr=0.5,1", "--folder", tmp_path / "s", "--seeds", 2, "--method", "none", "mlp"]
-    code, out, _ = run(capsys, "compare", *FAST, *options)
+    options = ["--folder", tmp_path / "s", "--seeds", 2, "--method", "none", "mlp"]
+    code, out, _ = run(capsys, "compare", *FAST, *options, "--grid", "weight_decay=1e-5", "shared_lr=none")
     assert code == 0
-    assert "chosen on validation" in out and "against no fusion, user by user" in out
+    chosen = out[out.index("chosen on validation") :]
+    assert "1e-05" in chosen and "None" in chosen and "against no fusion, user by user" in out
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["fcf-mlp", "fcf-none"]
 
 
@@ -70,6 +71,9 @@ def test_ku_from_the_command_line(capsys, ku):
         (["compare", "--grid", "speed=1"], "--grid speed=1: write a recipe's field and its values, as in lr=0.01,0.1"),
         (["compare", "--grid", "lr"], "--grid lr: write a recipe's field and its values"),
         (["compare", "--grid", "lr=fast"], "--grid lr=fast: lr takes values of type float"),
+        (["compare", "--grid", "operators=sum"], "--grid operators=sum: operators can be searched from Python only"),
+        (["compare", "--grid", "method=none,mlp"], "--grid method: every method is a row of its own"),
+        (["tune", "--grid", "lr=1", "--folder", "/tmp/x", "--search-seeds", "0"], "search_seeds=0: must be at least 1"),
         (["train", "--without", "audio"], "there is no signal 'audio' to leave out; there are: id, image, text"),
         (["train", "--clients", "0"], "clients=0.0: the share of clients in a round lies in (0, 1]"),
         (["compare", "--seeds", "0"], "seeds=0: must be at least 1"),

@@ -50,12 +50,24 @@ def test_recommending_new_items(world, recipe, features):
         run.recommend(user=2, k=5, new_items=features)
 
 
+def test_new_items_are_ranked_by_the_model_that_scores_them(world, recipe):
+    """Under PFedRec a user keeps items of its own; new ones are of the global model, and so is their company."""
+    run = fl.train(recipe.but(backbone="pfedrec", rounds=3), world, progress=False)
+    assert not torch.equal(run.model.global_scores(), run.scores_UI)
+    by_global = run.model.global_scores()[2]
+    by_global[torch.from_numpy(world.train[2])] = -torch.inf
+    twins = run.recommend(user=2, k=world.n_items, new_items=world.features)
+    assert twins["rank"].tolist() == [1 + int((by_global > s).sum()) for s in twins["score"]]
+
+
 def test_new_items_that_do_not_fit(world, recipe, features):
     run = fl.train(recipe.but(rounds=1), world, progress=False)
     for wrong, message in (
         ({"image": features["image"]}, "modality 'text' is missing; needed: image, text"),
         ({**features, "image": torch.randn(4, 2)}, r"'image' has shape \(4, 2\), not \[J, 5\]"),
         ({**features, "image": features["image"][:3]}, r"unequal numbers of rows: \{'image': 3, 'text': 4\}"),
+        ({**features, "text": features["text"] / 0}, "'text', row 0 is not finite"),
+        ({**features, "text": features["text"][:0]}, "'text' holds no item"),
     ):
         with pytest.raises(fl.FedlabError, match=message):
             run.recommend(user=0, k=1, new_items=wrong)
@@ -63,4 +75,4 @@ def test_new_items_that_do_not_fit(world, recipe, features):
     with pytest.raises(fl.FedlabError, match="method 'none' knows items by their ID alone"):
         by_id.recommend(user=0, k=1, new_items=features)
     blind = fl.train(recipe.but(rounds=1, without=("image",)), world, progress=False)
-    assert len(blind.recommend(user=0, k=1, new_items={"text": features["text"]})) == 1
+    assert len(blind.recommend(user=0, k=1, new_items={"text": features["text"], "image": "none"})) == 1

@@ -37,6 +37,9 @@ def test_every_family_has_members():
         ({"rounds": True}, "rounds=True: must be a whole number"),
         ({"lr": "a"}, "lr='a': must be a number"),
         ({"method": None}, "method=None: must be a name"),
+        ({"without": None}, "without=None: must be a name or several"),
+        ({"operators": 3}, "operators=3: must be a name or several"),
+        ({"operators": ("sum", 3)}, r"operators=\('sum', 3\): must be a name or several"),
         ({"learning_rate": 1}, "a Recipe has no learning_rate"),
     ],
 )

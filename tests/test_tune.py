@@ -53,6 +53,23 @@ def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
         fl.tune(quick.but(rounds=2), GRID, world, tmp_path / "s", progress=False)
 
 
+def test_a_grid_may_grow_and_the_kept_run_is_the_returned_one(world, quick, tmp_path):
+    folder = tmp_path / "s"
+    first = fl.tune(quick, {"lr": [0.1, 0.5]}, world, folder, progress=False)
+    second = fl.tune(quick, {"lr": [0.001]}, world, folder, progress=False)
+    assert second == quick.but(lr=0.001) != first
+    assert fl.load_run(folder / "best", world).recipe == second
+    table = pd.read_csv(folder / "tuning.csv")
+    assert list(table["setting"]) == [f'{{"lr": {lr}}}' for lr in (0.1, 0.5, 0.001)]
+    assert fl.tune(quick, {"lr": np.array([0.001, 0.1, 0.5])}, world, folder, progress=False) == first
+    assert fl.load_run(folder / "best", world).recipe == first
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "tuning.csv"), table)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "best" / "tuning.csv"), table)
+    (folder / "tuning.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(fl.FedlabError, match=r"tuning\.csv is damaged"):
+        fl.tune(quick, {"lr": [0.1]}, world, folder, progress=False)
+
+
 def test_a_setting_may_be_judged_by_several_seeds(world, quick, tmp_path):
     best = fl.tune(quick, {"lr": [0.1, 0.5]}, world, tmp_path / "s", progress=False, seeds=[3, 4])
     table = pd.read_csv(tmp_path / "s" / "tuning.csv")
@@ -76,12 +93,23 @@ def test_several_grids_are_tried_one_after_the_other(world, quick, tmp_path):
         ({"lr": []}, "the grid is empty"),
         ({"rate": [1]}, "a Recipe has no rate"),
         ({"lr": [0.1, -1.0]}, "lr=-1.0: must be a positive number"),
+        ({"lr": 0.1}, "the grid's lr must be a list of values; got 0.1"),
+        ({"optimizer": "adam"}, "the grid's optimizer must be a list of values; got 'adam'"),
+        (["lr"], "a grid maps fields to their values"),
+        ({"seed": [0, 1]}, "the grid has seed: it decides what is measured"),
         ({"lr": [1e12]}, "every setting of the grid diverged"),
     ],
 )
 def test_grids_that_are_refused(world, quick, grid, message):
     with pytest.raises(fl.FedlabError, match=message):
         fl.tune(quick, grid, world, progress=False)
+
+
+def test_a_search_needs_a_seed(world, quick):
+    with pytest.raises(fl.FedlabError, match="seeds is empty"):
+        fl.tune(quick, {"lr": [0.1]}, world, progress=False, seeds=[])
+    with pytest.raises(fl.FedlabError, match=r"seed=0\.5: must be a whole number"):
+        fl.tune(quick, {"lr": [0.1]}, world, progress=False, seeds=[0.5])
 
 
 def test_training_stops_when_validation_has_not_risen(world, recipe, tmp_path):
@@ -109,6 +137,10 @@ def test_paired_differences_of_a_comparison(world, quick):
         fl.paired(table, "bpr", "ease", "hr@5")
     with pytest.raises(fl.FedlabError, match="unknown targets 'hot': there are: all, warm, cold"):
         fl.paired(table, "ease", "popularity", "hr@5", "hot")
+    with pytest.raises(fl.FedlabError, match="unknown metric 'hr@50': there are: hr@5, ndcg@5"):
+        fl.paired(table, "ease", "popularity", "hr@50")
+    with pytest.raises(fl.FedlabError, match="give paired the table that compare returned"):
+        fl.paired(pd.DataFrame(index=table.index), "ease", "popularity", "hr@5")
 
 
 def test_the_paired_test_holds_its_level_and_finds_a_difference():
@@ -117,3 +149,8 @@ def test_the_paired_test_holds_its_level_and_finds_a_difference():
     assert 0 <= np.mean(np.array(null) < 0.05) <= 0.15
     assert paired_test(rng.normal(1, 1, size=30))["p"] < 0.001
     assert paired_test(np.zeros(5))["p"] == 1
+    alone = paired_test(np.array([0.5]))
+    assert (alone["difference"], alone["users"]) == (0.5, 1) and np.isnan(alone["p"])
+    assert np.isnan(paired_test(np.array([]))["difference"])
+    with pytest.raises(fl.FedlabError, match="the difference of user 1 is not finite"):
+        paired_test(np.array([0.1, np.nan]))

@@ -327,13 +327,19 @@ class Method:
         """
         if not self.fuses:
             raise FedlabError(f"method '{self.recipe.method}' knows items by their ID alone and cannot score new ones")
-        given = {m: torch.as_tensor(f).to(self.recipe.dtype) for m, f in features.items()}
+        given = {}
         for modality, known in self.features.items():
-            if modality not in given:
+            if modality not in features:
                 raise FedlabError(f"new_items: modality '{modality}' is missing; needed: {', '.join(self.features)}")
+            given[modality] = torch.as_tensor(features[modality]).to(self.recipe.dtype)
             if given[modality].ndim != 2 or given[modality].shape[1] != known.shape[1]:
                 shape = tuple(given[modality].shape)
                 raise FedlabError(f"new_items: '{modality}' has shape {shape}, not [J, {known.shape[1]}]")
+            if not len(given[modality]):
+                raise FedlabError(f"new_items: '{modality}' holds no item")
+            sound_J = torch.isfinite(given[modality]).all(dim=1)
+            if not sound_J.all():
+                raise FedlabError(f"new_items: '{modality}', row {int((~sound_J).nonzero()[0])} is not finite")
         rows = {m: len(given[m]) for m in self.features}
         if len(set(rows.values())) != 1:
             raise FedlabError(
