@@ -480,7 +480,14 @@ def _waited(recipe: Recipe, resume: Run | None) -> tuple[int, float]:
 
 
 def _check_resume(recipe: Recipe, data: Dataset, resume: Run) -> None:
-    free: dict[str, Any] = {"rounds": 1, "patience": None, "engine": "stacked", "chunk": 1, "evaluate_every": 1}
+    free: dict[str, Any] = {
+        "rounds": 1,
+        "patience": None,
+        "engine": "stacked",
+        "chunk": 1,
+        "device": "cpu",
+        "evaluate_every": 1,
+    }
     if recipe.but(**free) != resume.recipe.but(**free):
         raise FedlabError("a run can be resumed only by its own recipe; rounds alone may grow")
     if data.fingerprint != resume.data.fingerprint:

@@ -144,17 +144,18 @@ class Inputs(nn.Module):
         if len(set(rows.values())) > 1:
             raise FedlabError(f"features have unequal numbers of rows: {rows}; each needs one row per item")
         self.modalities = tuple(features)
-        self.centre, self.factor = {}, {}
         for modality, feature in features.items():
             centre, spread = moments(feature)
             if scale is None:
                 centre, spread = torch.zeros_like(centre), torch.ones_like(spread)
-            self.centre[modality], self.factor[modality] = centre, (1.0 if scale is None else scale) / spread
+            self.register_buffer(f"centre of {modality}", centre, persistent=False)
+            self.register_buffer(f"factor of {modality}", (1.0 if scale is None else scale) / spread, persistent=False)
             self.register_buffer(modality, self.scaled(modality, feature), persistent=False)
 
     def scaled(self, modality: str, feature: Tensor) -> Tensor:
         """Features of any items by the catalogue's own moments: a new item does not move the others."""
-        return (feature - self.centre[modality]) * self.factor[modality]
+        centre = self.get_buffer(f"centre of {modality}")
+        return (feature.to(centre.device) - centre) * self.get_buffer(f"factor of {modality}")
 
     def forward(self) -> dict[str, Tensor]:
         return {m: self.get_buffer(m) for m in self.modalities}

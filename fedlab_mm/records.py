@@ -209,7 +209,9 @@ class Recipe:
         k: cut-off of HR and NDCG; ties: "expected" or "index".
         evaluate_every: rounds between two validations.
         seed: of initial values, client sampling and negatives; precision: "float32" or "float64".
-        engine: "stacked" (fast) or "loop" (the algorithm, line by line); chunk: clients that stacked takes at once.
+        engine: "stacked" (fast) or "loop" (the algorithm, line by line); chunk: clients that stacked takes at once, or
+            None: as many as fit the cache.
+        device: "cpu", or as torch names another, "cuda"; samples are drawn on the CPU and are the same everywhere.
     """
 
     dataset: str = "toy"
@@ -243,7 +245,8 @@ class Recipe:
     seed: int = 0
     precision: str = "float32"
     engine: str = "stacked"
-    chunk: int = 64
+    chunk: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -268,8 +271,8 @@ class Recipe:
             if getattr(self, name) not in choices:
                 listed = ", ".join(str(c) for c in choices)
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
-        at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every", "chunk")
-        for name in (*at_least_one, "patience"):
+        at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every")
+        for name in (*at_least_one, "patience", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.init_scale < float("inf"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fedlab_mm as fl
 from fedlab_mm.data import build
@@ -40,6 +41,14 @@ def ku() -> fl.Dataset:
     if not (SHARED / "ku").is_dir():
         pytest.skip(f"KU's files are not in {SHARED / 'ku'}")
     return fl.load("ku", root=SHARED)
+
+
+def private_of(engine) -> dict[str, torch.Tensor]:
+    """Every client's private parameters, [U, …], personal tables whole."""
+    private = {n: p.clone() for n, p in engine.private.items()}
+    if engine.personal is not None:
+        private["personal_table"] = engine.personal.dense(slice(0, engine.data.n_users))
+    return private
 
 
 @pytest.fixture

@@ -31,9 +31,10 @@ def test_a_new_item_scores_as_a_known_one_that_has_only_its_features(world, reci
         for key, p in engine.method.shared.named_parameters():
             if key.endswith(("id_embedding", "item_table")):
                 p[item] = 0
-    for key, p in engine.private.items():
-        if key == "personal_table":
-            p[:, item] = 0
+    if engine.personal is not None:
+        everyone = torch.arange(world.n_users)
+        zero = torch.zeros(world.n_users, engine.personal.initial_IW.shape[1], dtype=torch.float64)
+        engine.personal.write(everyone, torch.full_like(everyone, item), zero)
     twin = engine.scores_of_new({m: f[item : item + 1] for m, f in world.features.items()})
     torch.testing.assert_close(twin[:, 0], engine.global_scores()[:, item], rtol=1e-9, atol=1e-9)
 

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from fedlab_mm.records import Recipe
@@ -49,7 +48,7 @@ class Backbone(nn.Module):
 
     def penalty(self, common_NW: Tensor, personal_NW: Tensor, share_N: Tensor, recipe: Recipe, round: int) -> Tensor:
         """What a backbone with a personal table adds to a client's mean loss; share_N are the rows' shares of the
-        batch, summing to one."""
+        batch, summing to one. Further leading axes, of clients, are carried along: […, N] in, […] out."""
         raise NotImplementedError
 
 
@@ -72,4 +71,4 @@ class LinearBackbone(Backbone):
 
 def mean_square(difference_NW: Tensor, share_N: Tensor) -> Tensor:
     """Mean over the batch's rows and over their width of the squares."""
-    return torch.dot(share_N, difference_NW.square().mean(dim=-1))
+    return (share_N * difference_NW.square().mean(dim=-1)).sum(dim=-1)

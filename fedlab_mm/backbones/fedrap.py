@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from fedlab_mm.backbones.base import LinearBackbone, mean_square
@@ -33,5 +32,5 @@ class FedRAP(LinearBackbone):
 
     def penalty(self, common_NW: Tensor, personal_NW: Tensor, share_N: Tensor, recipe: Recipe, round: int) -> Tensor:
         ramp = math.tanh(round / 10)
-        size = torch.dot(share_N, common_NW.abs().mean(dim=-1))
+        size = (share_N * common_NW.abs().mean(dim=-1)).sum(dim=-1)
         return ramp * (recipe.beta * size - recipe.alpha * mean_square(personal_NW - common_NW, share_N))

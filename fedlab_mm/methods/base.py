@@ -270,10 +270,15 @@ class Method:
 
     def local_optimizer(self, parameters: Mapping[str, Tensor], round: int) -> LocalOptimizer:
         """A client's optimiser, fresh for a round: lr for what is private, shared_lr for its copies of the rest."""
-        r, (per_round, per_step) = self.recipe, self.client.backbone.decay
-        faded = per_round ** (round - 1)
-        rates = {n: faded * self.rate(n, r.optimizer) for n in parameters}
-        return LocalOptimizer(r.optimizer, parameters, rates, r.weight_decay, per_step)
+        rates = {n: self.local_rate(n, round) for n in parameters}
+        together = [[n for n in phase if n in parameters] for phase in self.phases()]
+        _, per_step = self.client.backbone.decay
+        return LocalOptimizer(self.recipe.optimizer, parameters, rates, self.recipe.weight_decay, per_step, together)
+
+    def local_rate(self, name: str, round: int, step: int = 0) -> float:
+        """The learning rate of a client's parameter after so many steps of a round; both may let it fade."""
+        per_round, per_step = self.client.backbone.decay
+        return self.rate(name, self.recipe.optimizer) * per_round ** (round - 1) * per_step**step
 
     def rate(self, name: str, optimizer: str) -> float:
         """The learning rate of one parameter: for a table by item shared_lr times its scale, except under Adam, whose
@@ -331,7 +336,7 @@ class Method:
         for modality, known in self.features.items():
             if modality not in features:
                 raise FedlabError(f"new_items: modality '{modality}' is missing; needed: {', '.join(self.features)}")
-            given[modality] = torch.as_tensor(features[modality]).to(self.recipe.dtype)
+            given[modality] = torch.as_tensor(features[modality]).to(known)
             if given[modality].ndim != 2 or given[modality].shape[1] != known.shape[1]:
                 shape = tuple(given[modality].shape)
                 raise FedlabError(f"new_items: '{modality}' has shape {shape}, not [J, {known.shape[1]}]")
@@ -348,7 +353,7 @@ class Method:
         parts = self.views_for({m: given[m] for m in self.features})
         n_new = next(iter(rows.values()))
         if "item_table" in self.parts:
-            parts["item_table"] = torch.zeros(n_new, self.client.backbone.item_width, dtype=self.recipe.dtype)
+            parts["item_table"] = self.shared.item_table.new_zeros(n_new, self.client.backbone.item_width)
         return parts
 
     def user_embeddings(self) -> list[str]:

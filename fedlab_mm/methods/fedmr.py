@@ -11,7 +11,6 @@
 The maps of each signal to D dimensions belong to γ.
 """
 
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -69,7 +68,7 @@ class FedMR(Method):
         parts = {FEATURE + m: self.fusion.inputs.scaled(m, f) for m, f in features.items()}
         if "id" in self.signals:
             n_new = len(next(iter(parts.values())))
-            parts["id_embedding"] = torch.zeros(n_new, self.recipe.id_dim, dtype=self.recipe.dtype)
+            parts["id_embedding"] = self.bank.id_embedding.new_zeros(n_new, self.recipe.id_dim)
         return parts
 
     def id_lr_scale(self, name: str) -> float:

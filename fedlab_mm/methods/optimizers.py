@@ -1,7 +1,7 @@
 """A client's optimiser: torch.optim on plain tensors, of one client [D] or of a chunk of clients [C, D] side by side,
 for its steps are elementwise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ class LocalOptimizer:
         parameters: by name; moved in place.
         lr_of: name -> learning rate.
         decay: what a parameter's learning rate is multiplied by after each of its steps.
+        together: names that always step at once; all of them, if left out.
     """
 
     def __init__(
@@ -25,11 +26,17 @@ class LocalOptimizer:
         lr_of: Mapping[str, float],
         weight_decay: float = 0.0,
         decay: float = 1.0,
+        together: Sequence[Sequence[str]] | None = None,
     ):
         self.parameters, self.decay = parameters, decay
-        self.groups: dict[str, dict[str, Any]] = {n: {"params": [p], "lr": lr_of[n]} for n, p in parameters.items()}
+        self.groups: list[tuple[list[str], dict[str, Any]]] = []
+        for names in [list(parameters)] if together is None else together:
+            for rate in sorted({lr_of[n] for n in names}):
+                alike = [n for n in names if lr_of[n] == rate]
+                self.groups.append((alike, {"params": [parameters[n] for n in alike], "lr": rate}))
         kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]
-        self.optimizer = kind(list(self.groups.values()), weight_decay=weight_decay, fused=True) if parameters else None
+        groups = [group for _, group in self.groups]
+        self.optimizer = kind(groups, weight_decay=weight_decay, fused=True) if groups else None
 
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """Move the parameters that a gradient is given for; those of other tensors are passed over."""
@@ -41,4 +48,6 @@ class LocalOptimizer:
         self.optimizer.step()
         for name in moved:
             self.parameters[name].grad = None
-            self.groups[name]["lr"] *= self.decay
+        for names, group in self.groups:
+            if names[0] in gradients:
+                group["lr"] *= self.decay

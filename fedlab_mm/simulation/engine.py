@@ -1,8 +1,8 @@
-"""What every engine shares: state, client sampling, the round around the clients' work, saving and resuming."""
+"""What every engine shares: state, client sampling, the round around the clients' work, scoring, saving, resuming."""
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +15,41 @@ from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.records import Dataset, Recipe, RoundRecord
 from fedlab_mm.registry import lookup
+from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
 
 LOSS_BOUND = 1e6  # a mean loss above this counts as diverged: the logits behind it mean nothing any more
+BLOCK_BYTES = 64e6  # of scores, and of what it takes to make them, that are held at once
 
 
 @dataclass
 class LocalWork:
-    """What the clients of a round did.
+    """What the clients of a round did. Nothing of it is in the engine's state yet: a round that diverges leaves none.
 
     Attributes:
-        private: their new private parameters, [C, …].
+        private: their new private parameters, [C, …], or how they change.
         loss_C: their losses; n_rows_C: how many items each touched.
         mixed: for each part that is uploaded, Σ_u α_u · (value_u − value) or Σ_u α_u · ∇_u.
+        personal: where there is a personal table: the client's position [P], item [P] and new row [P, W] of every pair.
         kept_CI: every item's score by the items that each client keeps; None under a backbone that keeps none.
     """
 
-    private: dict[str, Tensor]
+    private: dict[str, Tensor | RankOne]
     loss_C: Tensor
     n_rows_C: np.ndarray
     mixed: dict[str, Tensor]
+    personal: tuple[Tensor, Tensor, Tensor] | None = None
     kept_CI: Tensor | None = None
+
+    def sound_C(self) -> Tensor:
+        """Which clients' results are finite."""
+        sound_C = torch.isfinite(self.loss_C) & (self.loss_C.abs() < LOSS_BOUND)
+        for new in self.private.values():
+            size_C = new.bound_C() if isinstance(new, RankOne) else new.flatten(1).sum(dim=1)
+            sound_C = sound_C & torch.isfinite(size_C).to(sound_C.device)
+        if self.personal is not None:
+            c_P, _, rows_PW = self.personal
+            sound_C[c_P[~torch.isfinite(rows_PW.sum(dim=1))].to(sound_C.device)] = False
+        return sound_C
 
 
 class Engine:
@@ -43,25 +58,42 @@ class Engine:
     Attributes:
         method: the placement of fusion, with the shared parameters.
         private: name -> [U, …], row u is client u's own. A client not yet sampled has the common initial values.
+        personal: under a backbone with a personal table, every client's rows.
         kept_UI: under a backbone that keeps its items, all that a client's own copy is ever read for: its scores. (The
             copy itself is overwritten by the server's when the client next takes part.)
         round: how many rounds are done.
+
+    Raises:
+        FedlabError: the device is not there, or there is no room for so many clients.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset):
         self.recipe, self.data = recipe, data
+        self.device = device_of(recipe.device)
         self.method = build_method(recipe, data)
-        self.private = {
-            name: p.detach().expand(data.n_users, *p.shape).clone()
-            for name, p in self.method.client.named_parameters()
-            if name in self.method.private
-        }
+        self.method.shared.to(self.device)
+        self.method.client.to(self.device)
+        initial = {n: p.detach() for n, p in self.method.client.named_parameters() if n in self.method.private}
+        self.storage = Storage(self.device)
+        keeps = self.method.client.backbone.keeps_items
+        self.storage.foresee(
+            self._needs(initial, keeps),
+            f"fewer users, a smaller dim (now {recipe.dim}), fewer operators or single precision would do",
+        )
+        personal = initial.pop(PERSONAL, None)
+        self.private = {name: self.storage.rows(p, data.n_users) for name, p in initial.items()}
+        self.personal = None if personal is None else PersonalRows(personal, data.n_users, self.storage)
         self.optimizer = self.method.server_optimizer()
         rule = recipe.aggregation or self.method.client.backbone.aggregation
         self.aggregation = lookup("aggregation", rule)()
         self.round = 0
         self.last_clients = np.zeros(0, dtype=np.int64)
-        self.kept_UI = self.global_scores() if self.method.client.backbone.keeps_items else None
+        self.kept_UI: Tensor | None = None
+        if keeps:
+            kept_UI = self.storage.empty((data.n_users, data.n_items), recipe.dtype)
+            for users, scores_CI in self.score_blocks():
+                kept_UI[users] = scores_CI
+            self.kept_UI = kept_UI
 
     # What an engine must provide.
 
@@ -69,12 +101,17 @@ class Engine:
         """Let each client of the round do its local epochs; `alpha_C` are the weights of the aggregation."""
         raise NotImplementedError
 
-    def score_items(self, sent: Mapping[str, Tensor], private: Mapping[str, Tensor]) -> Tensor:
-        """Every client's logit of every item that `sent` holds: [U, I]. Rows beyond the catalogue are new items."""
+    def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
+        """Some clients' logits of every item that `sent` holds: [C, I]. Rows beyond the catalogue are new items, whose
+        rows in a personal table are zero."""
         raise NotImplementedError
 
-    def router_weights(self) -> Tensor | None:
-        """Every client's w_u, [U, E]; None under a method without a router."""
+    def weights_of_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
+        """Some clients' w_u, [C, E]; asked for under methods with a router only."""
+        raise NotImplementedError
+
+    def bytes_to_score(self, n_items: int) -> float:
+        """What scoring a user takes at a time."""
         raise NotImplementedError
 
     # What all engines share.
@@ -84,27 +121,73 @@ class Engine:
         """The names of the views that routers choose among."""
         return list(self.method.shared.get_submodule("fusion.bank").views) if self.method.routes else []  # type: ignore[arg-type]
 
-    def scores(self) -> Tensor:
-        """Every client's logit of every item: from the current global model and its own private state, or from the
-        items that it keeps: [U, I]."""
-        return self.global_scores() if self.kept_UI is None else self.kept_UI
+    def score_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Every client's logit of every item, a block of users at a time: from the current global model and its own
+        private state, or from the items that it keeps."""
+        if self.kept_UI is None:
+            yield from self._global_blocks(self._sent())
+        else:
+            for users in self._blocks(self.data.n_items):
+                yield users, self.kept_UI[users]
 
-    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """`score_blocks` in one piece, on the CPU: [U, I]."""
+        return torch.cat([scores_CI.cpu() for _, scores_CI in self.score_blocks()])
+
     def global_scores(self) -> Tensor:
-        return self.score_items(self.method.broadcast(), self.private)
+        """The scores by the current global model, whatever clients keep: [U, I]."""
+        return torch.cat([scores_CI.cpu() for _, scores_CI in self._global_blocks(self._sent())])
 
     @torch.no_grad()
     def scores_of_new(self, features: Mapping[str, Tensor]) -> Tensor:
         """Every client's logit of items outside the catalogue, from their features alone, by the current global model:
         [U, J]. Their rows in a personal table are zero."""
         new = self.method.for_new_items(features)
-        sent = self.method.broadcast()
-        n_new = len(next(iter(new.values())))
-        private = dict(self.private)
-        if PERSONAL in private:
-            private[PERSONAL] = torch.nn.functional.pad(private[PERSONAL], (0, 0, 0, n_new))
-        both = {n: torch.cat([v, new[n]]) if self.method.parts[n].by_item else v for n, v in sent.items()}
-        return self.score_items(both, private)[:, self.data.n_items :]
+        both = {n: torch.cat([v, new[n]]) if self.method.parts[n].by_item else v for n, v in self._sent().items()}
+        return torch.cat([scores_CJ[:, self.data.n_items :].cpu() for _, scores_CJ in self._global_blocks(both)])
+
+    def router_weights(self) -> Tensor | None:
+        """Every client's w_u, [U, E]; None under a method without a router."""
+        if not self.method.routes:
+            return None
+        sent = self._sent()
+        with torch.no_grad():
+            weights = [self.weights_of_users(sent, users).cpu() for users in self._blocks(self.data.n_items)]
+        return torch.cat(weights)
+
+    def _sent(self) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.method.broadcast()
+
+    def _global_blocks(self, sent: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
+        for users in self._blocks(n_items):
+            with torch.no_grad():
+                scores_CI = self.score_users(sent, users)
+            yield users, scores_CI
+
+    def _blocks(self, n_items: int) -> list[slice]:
+        size = max(1, int(BLOCK_BYTES / self.bytes_to_score(n_items)))
+        return [slice(start, min(start + size, self.data.n_users)) for start in range(0, self.data.n_users, size)]
+
+    def _own(self, users: slice, n_items: int) -> Tensor:
+        """1 / n_u at the users' training items, [C, I]."""
+        histories = self.data.train.take(np.arange(users.start, users.stop))
+        own_CI = torch.zeros(len(histories), n_items, dtype=self.recipe.dtype)
+        own_CI[histories.users, histories.items] = torch.from_numpy(1 / histories.lengths[histories.users]).to(own_CI)
+        return own_CI.to(self.device)
+
+    def _needs(self, initial: Mapping[str, Tensor], keeps: bool) -> dict[str, int]:
+        n_users, n_items, size = self.data.n_users, self.data.n_items, self.recipe.dtype.itemsize
+        numbers = sum(p.numel() for n, p in initial.items() if n != PERSONAL)
+        needs = {f"the private parameters of {n_users:,} clients": n_users * numbers * size}
+        if PERSONAL in initial:
+            pairs = (1 + self.recipe.negatives) * len(self.data.train.items)
+            rows = min(pairs, n_users * n_items) * initial[PERSONAL].shape[1] * size
+            needs["their item tables after a round"] = n_users * n_items * torch.int32.itemsize + 2 * rows
+        if keeps:
+            needs["the scores by the items that they keep"] = 2 * n_users * n_items * size
+        return needs
 
     def step(self) -> RoundRecord:
         """One communication round.
@@ -120,19 +203,12 @@ class Engine:
         sent = self.method.broadcast()
         work = self.train_clients(samples, alpha_C, {n: p.detach() for n, p in sent.items()})
 
-        sound_C = torch.isfinite(work.loss_C) & (work.loss_C.abs() < LOSS_BOUND)
-        for parameter in work.private.values():
-            sound_C &= torch.isfinite(parameter.flatten(1).sum(dim=1))
+        sound_C = work.sound_C()
         if not sound_C.all():
             raise DivergedError(t, int(clients[int((~sound_C).nonzero()[0])]))
         n_bytes = traffic(self.method, sent)
         self._update_server(sent, work.mixed, t)
-        users = torch.from_numpy(clients)
-        for name, parameter in work.private.items():
-            self.private[name][users] = parameter
-        if self.kept_UI is not None:
-            assert work.kept_CI is not None
-            self.kept_UI = self.kept_UI.index_copy(0, users, work.kept_CI)
+        self._take(clients, work)
         self.round, self.last_clients = t, clients
         return RoundRecord(
             round=t,
@@ -144,6 +220,23 @@ class Engine:
             seconds=time.perf_counter() - start,
             model=self,
         )
+
+    def _take(self, clients: np.ndarray, work: LocalWork) -> None:
+        """Write what the clients did into their state."""
+        users = torch.from_numpy(clients).to(self.device)
+        everyone = len(clients) == self.data.n_users
+        for name, new in work.private.items():
+            if isinstance(new, RankOne) and everyone:
+                new.apply(self.private[name])
+            elif isinstance(new, RankOne):
+                self.private[name][users] = new.apply(self.private[name][users])
+            else:
+                self.private[name][users] = new
+        if self.personal is not None and work.personal is not None:
+            c_P, i_P, rows_PW = work.personal
+            self.personal.write(users[c_P], i_P, rows_PW)
+        if self.kept_UI is not None and work.kept_CI is not None:
+            self.kept_UI[users] = work.kept_CI
 
     def _update_server(self, sent: Mapping[str, Tensor], mixed: Mapping[str, Tensor], t: int) -> None:
         before = copy.deepcopy(self.method.shared.state_dict())
@@ -168,15 +261,17 @@ class Engine:
         return np.sort(np.random.default_rng([self.recipe.seed, t]).choice(pool, n_wanted, replace=False))
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next round depends on, by name, as copies."""
-        shared = {f"shared.{k}": v.detach().clone() for k, v in self.method.shared.state_dict().items()}
-        private = {f"private.{k}": v.clone() for k, v in self.private.items()}
+        """All that the next round depends on, by name, as copies on the CPU."""
+        shared = {f"shared.{k}": v.detach().cpu().clone() for k, v in self.method.shared.state_dict().items()}
+        private = {f"private.{k}": v.cpu().clone() for k, v in self.private.items()}
+        if self.personal is not None:
+            private |= {f"{PERSONAL}.{k}": v.cpu() for k, v in self.personal.state().items()}
         if self.kept_UI is not None:
-            private["private.kept scores"] = self.kept_UI.clone()
+            private["private.kept scores"] = self.kept_UI.cpu().clone()
         moments: dict[str, Tensor] = {}
         if self.optimizer:
             for i, entry in self.optimizer.state_dict()["state"].items():
-                moments |= {f"server.{i}.{k}": v.clone() for k, v in entry.items() if torch.is_tensor(v)}
+                moments |= {f"server.{i}.{k}": v.cpu().clone() for k, v in entry.items() if torch.is_tensor(v)}
         done = {"round": torch.tensor(self.round), "last_clients": torch.from_numpy(self.last_clients.copy())}
         return shared | private | moments | done
 
@@ -186,17 +281,25 @@ class Engine:
         Raises:
             FedlabError: the state is of another recipe or dataset: a tensor is missing or has another shape.
         """
-        own = self.state()
-        for name, value in own.items():
-            if name.startswith(("shared.", "private.")) and (name not in state or state[name].shape != value.shape):
+        shapes = {f"shared.{k}": v.shape for k, v in self.method.shared.state_dict().items()}
+        shapes |= {f"private.{k}": v.shape for k, v in self.private.items()}
+        if self.kept_UI is not None:
+            shapes["private.kept scores"] = self.kept_UI.shape
+        for name, shape in shapes.items():
+            if name not in state or state[name].shape != shape:
                 raise FedlabError(f"the saved state does not fit this recipe and data: {name} differs")
+        of_personal = {k: state[f"{PERSONAL}.{k}"] for k in ("pairs", "rows") if f"{PERSONAL}.{k}" in state}
+        if self.personal is not None and len(of_personal) < 2:
+            raise FedlabError(f"the saved state does not fit this recipe and data: {PERSONAL} is missing")
         self.method.shared.load_state_dict(
             {k.removeprefix("shared."): v for k, v in state.items() if k.startswith("shared.")}
         )
         for name, parameter in self.private.items():
             parameter.copy_(state[f"private.{name}"])
+        if self.personal is not None:
+            self.personal.load_state(of_personal)
         if self.kept_UI is not None:
-            self.kept_UI = state["private.kept scores"].clone()
+            self.kept_UI.copy_(state["private.kept scores"])
         if self.optimizer:
             template = self.optimizer.state_dict()
             template["state"] = {}

@@ -6,7 +6,7 @@ back from here, update itself (8, 9); `Method.client_update` is the client's sid
 Slow on purpose only in that: a client sees the rows that it touches and nothing is copied that it does not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from fedlab_mm.data.negatives import Samples
 from fedlab_mm.methods.base import PERSONAL, Batch
 from fedlab_mm.records import Upload
 from fedlab_mm.registry import register
-from fedlab_mm.simulation.engine import Engine, LocalWork, sends_rows
+from fedlab_mm.simulation.engine import BLOCK_BYTES, Engine, LocalWork, sends_rows
 
 
 @register("engine", "loop")
@@ -26,55 +26,61 @@ class Loop(Engine):
     def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
         mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
         private: dict[str, list[Tensor]] = {name: [] for name in self.private}
-        losses, n_rows, kept = [], [], []
+        losses, rows, personal, kept = [], [], [], []
         for c in range(len(samples.clients)):  # line 5: for all clients u in S_t
             done, loss, upload, own_scores_I = self.client_round(samples, c, sent)  # line 6: ClientUpdate
             for name, total in mixed.items():  # Σ_u α_u …
-                rows = upload.rows if name in upload.by_row else slice(None)
+                here = upload.rows if name in upload.by_row else slice(None)
                 if f"∇{name}" in upload.values:
-                    total[rows] += alpha_C[c] * upload.values[f"∇{name}"]
+                    total[here] += alpha_C[c] * upload.values[f"∇{name}"]
                 else:
-                    total[rows] += alpha_C[c] * (upload.values[name] - sent[name][rows])
+                    total[here] += alpha_C[c] * (upload.values[name] - sent[name][here])
             for name, values in private.items():
                 values.append(done[name])
             losses.append(loss)
-            n_rows.append(len(upload.rows))
+            rows.append(upload.rows)
+            personal.append(done.get(PERSONAL, torch.empty(0)))
             kept.append(own_scores_I)
         return LocalWork(
             {name: torch.stack(values) for name, values in private.items()},
             torch.tensor(losses, dtype=torch.float64),
-            np.array(n_rows),
+            np.array([len(r) for r in rows]),
             mixed,
+            None if self.personal is None else (_numbered(rows), torch.cat(rows), torch.cat(personal)),
             torch.stack(kept) if self.kept_UI is not None else None,
         )
 
     def client_round(
         self, samples: Samples, c: int, sent: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], float, Upload, Tensor]:
-        """The round of one client: its new private parameters, its loss, all that leaves it, and its own scores of all
-        items where its backbone keeps them (else empty)."""
-        user, method, dtype = int(samples.clients[c]), self.method, self.recipe.dtype
+        """The round of one client: its new private parameters (of a personal table the touched rows), its loss, all
+        that leaves it, and its own scores of all items where its backbone keeps them (else empty)."""
+        user, method = int(samples.clients[c]), self.method
         items, labels = samples.of(c)
         touched, draws = np.unique(items, return_counts=True)
         owned = np.isin(touched, items[labels > 0])
-        rows = torch.from_numpy(touched)
+        rows = torch.from_numpy(touched).to(self.device)
         batch = Batch(
-            share_N=torch.from_numpy(draws / len(items)).to(dtype),
-            label_N=torch.from_numpy(owned).to(dtype),
-            own_N=torch.from_numpy(owned / owned.sum()).to(dtype),
+            share_N=self._tensor(draws / len(items)),
+            label_N=self._tensor(owned),
+            own_N=self._tensor(owned / owned.sum()),
         )
-        private = {n: p[user][rows] if n == PERSONAL else p[user].clone() for n, p in self.private.items()}
+        private = {n: p[user].clone() for n, p in self.private.items()}
+        if self.personal is not None:
+            private[PERSONAL] = self.personal.read(torch.full_like(rows, user), rows)
         here = {n: p[rows] if method.parts[n].by_item else p for n, p in sent.items()}
         loss, values = method.client_update(private, here, batch, self.round + 1)
 
-        if PERSONAL in private:
-            private[PERSONAL] = self.private[PERSONAL][user].index_copy(0, rows, private[PERSONAL])
         moved = {n: values[n] for n, part in method.parts.items() if part.moves}
         whole = {n: sent[n].index_copy(0, rows, v) if method.parts[n].by_item else v for n, v in moved.items()}
         own_scores_I = torch.empty(0)
         if self.kept_UI is not None:
+            kept = {**sent, **private, **whole}
+            if self.personal is not None:
+                table = self.personal.dense(slice(user, user + 1))[0]
+                kept[PERSONAL] = table.index_copy(0, rows, private[PERSONAL])
             with torch.no_grad():
-                own_scores_I = method.logits({**sent, **private, **whole}, self._own_I(user, self.data.n_items))
+                own_scores_I = method.logits(kept, self._own(slice(user, user + 1), self.data.n_items)[0])
 
         by_row = {n for n in method.parts if sends_rows(method, n)}
         leaves: dict[str, Tensor] = {}
@@ -85,31 +91,31 @@ class Loop(Engine):
                 leaves[name] = (moved if name in by_row else whole)[name]
         return private, float(loss), Upload(user, len(items), rows, leaves, frozenset(by_row)), own_scores_I
 
-    @torch.no_grad()
-    def score_items(self, sent: Mapping[str, Tensor], private: Mapping[str, Tensor]) -> Tensor:
+    def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
+        scores = [self.method.logits(local, own_I) for local, own_I in self._locals(sent, users)]
+        return torch.stack(scores)
+
+    def weights_of_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
+        method = self.method
+        return torch.stack([method.weights(method.views(x), x, own_I) for x, own_I in self._locals(sent, users)])
+
+    def bytes_to_score(self, n_items: int) -> float:
+        return BLOCK_BYTES / 64
+
+    def _locals(self, sent: Mapping[str, Tensor], users: slice) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """What each of some users has and was sent, and 1 / n_u at its training items."""
         n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
-        return torch.stack(
-            [
-                self.method.logits(self._local(sent, private, u), self._own_I(u, n_items))
-                for u in range(len(self.data.train))
-            ]
-        )
+        for u in range(users.start, users.stop):
+            local = {**sent, **{n: p[u] for n, p in self.private.items()}}
+            if self.personal is not None:
+                local[PERSONAL] = self.personal.dense(slice(u, u + 1), n_items)[0]
+            yield local, self._own(slice(u, u + 1), n_items)[0]
 
-    @torch.no_grad()
-    def router_weights(self) -> Tensor | None:
-        if not self.method.routes:
-            return None
-        sent, weights = self.method.broadcast(), []
-        for user in range(self.data.n_users):
-            local = self._local(sent, self.private, user)
-            weights.append(self.method.weights(self.method.views(local), local, self._own_I(user, self.data.n_items)))
-        return torch.stack(weights)
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self.recipe.dtype)
 
-    def _local(self, sent: Mapping[str, Tensor], private: Mapping[str, Tensor], user: int) -> dict[str, Tensor]:
-        return {**sent, **{n: p[user] for n, p in private.items()}}
 
-    def _own_I(self, user: int, n_items: int) -> Tensor:
-        """1 / n_u at the user's training items."""
-        own_I = torch.zeros(n_items, dtype=self.recipe.dtype)
-        own_I[torch.from_numpy(self.data.train[user])] = 1 / len(self.data.train[user])
-        return own_I
+def _numbered(rows: list[Tensor]) -> Tensor:
+    """The position of the client of each row."""
+    lengths = torch.tensor([len(r) for r in rows])
+    return torch.repeat_interleave(torch.arange(len(rows)), lengths).to(rows[0].device)

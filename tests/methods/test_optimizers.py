@@ -30,7 +30,7 @@ def test_moves_like_torch(name, weight_decay):
 def test_each_parameter_fades_by_its_own_steps():
     """FedRAP's rates shrink step by step; a parameter that is passed over keeps its rate."""
     ours = {"a": torch.zeros(1), "b": torch.zeros(1)}
-    optimizer = LocalOptimizer("sgd", ours, {"a": 1.0, "b": 1.0}, decay=0.5)
+    optimizer = LocalOptimizer("sgd", ours, {"a": 1.0, "b": 1.0}, decay=0.5, together=[["a"], ["b"]])
     one = torch.ones(1)
     optimizer.step({"a": one})
     optimizer.step({"a": one, "b": one})
