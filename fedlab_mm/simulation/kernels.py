@@ -18,6 +18,7 @@ under SGD its first layer moves by a matrix of rank one (`RankOneLayer`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -132,15 +133,18 @@ class Kernel:
     """Trains chunks of one round's clients.
 
     Attributes:
+        cache: bytes that a chunk should work on. More is slower by misses, less by the calls for each chunk.
         mixed: gathers Σ_u α_u · (change or gradient) of each part that is uploaded, over all chunks.
     """
+
+    cache: ClassVar[float] = 16e6
 
     def __init__(self, engine: Engine, sent: Mapping[str, Tensor], mixed: dict[str, Tensor]):
         self.engine, self.method, self.sent, self.mixed = engine, engine.method, sent, mixed
         self.recipe, self.round = engine.recipe, engine.round + 1
 
     def bytes_of_client(self, n_rows: int) -> float:
-        """What a client with so many rows works on through its local epochs."""
+        """What a client with so many rows works on through its local epochs; linear in them."""
         raise NotImplementedError
 
     def train(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
@@ -154,6 +158,8 @@ class Kernel:
 
 class Vmapped(Kernel):
     """Any method around any backbone: the loop's own client code, vectorised over clients."""
+
+    cache = 32e6
 
     def bytes_of_client(self, n_rows: int) -> float:
         parts = self.method.parts
@@ -227,8 +233,9 @@ class Linear(Kernel):
         width = self.table_IK.shape[1]
         if self.engine.personal is not None:
             width += 6 * self.engine.personal.initial_IW.shape[1]
-        private = sum(p[0].numel() for p in self.engine.private.values())
-        return self.recipe.dtype.itemsize * (2 * n_rows * width + private)
+        by_hand = {HIDDEN} if self.recipe.optimizer == "sgd" else set()
+        private = sum(p[0].numel() for n, p in self.engine.private.items() if n not in by_hand)
+        return self.recipe.dtype.itemsize * (2 * n_rows * width + 3 * private)
 
     def train(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         clients = _LinearClients(self, chunk)
