@@ -192,9 +192,10 @@ class Bank(nn.Module):
         """z_m = W_m x_m + b_m for the ID embedding and each modality, in that order: [M, N, D]."""
         return torch.stack([linear(inputs[signal]) for signal, linear in self.maps.items()])
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Views [E, N, D] of the items whose signals these are: signal -> [N, width]."""
-        signals_MND = self.signals(inputs)
+    def forward(self, inputs: Mapping[str, Tensor], signals_MND: Tensor | None = None) -> Tensor:
+        """Views [E, N, D] of the items whose signals these are: signal -> [N, width]; or already mapped."""
+        if signals_MND is None:
+            signals_MND = self.signals(inputs)
         position = {signal: m for m, signal in enumerate(self.maps)}
         return torch.stack(
             [

@@ -21,6 +21,7 @@ from fedlab_mm.registry import register
 from fedlab_mm.routing import Router
 
 FEATURE = "feature:"
+SIGNALS = "signals"  # what an engine puts in place of inputs and maps where it has mapped them itself
 
 
 @register("method", "fedmr")
@@ -52,15 +53,16 @@ class FedMR(Method):
         return {**sent, **{FEATURE + m: f for m, f in self.fusion.inputs().items()}}
 
     def views(self, local: Parameters) -> Tensor:
-        inputs = {m: local[FEATURE + m] for m in self.features}
-        if "id" in self.signals:
+        inputs = {} if SIGNALS in local else {m: local[FEATURE + m] for m in self.features}
+        if "id" in self.signals and SIGNALS not in local:
             ids = local["id_embedding"]
             inputs = {"id": ids + local[PERSONAL] if PERSONAL in local else ids, **inputs}
-        views_END = functional_call(self.bank, {n: local[n] for n in self.gamma}, (inputs,))
+        gamma = {n: local[n] for n in self.gamma if n in local}
+        views_END = functional_call(self.bank, gamma, (inputs, local.get(SIGNALS)))
         return views_END * local["view factors"] if "view factors" in local else views_END
 
     def represent(self, local: Parameters, own_N: Tensor) -> tuple[Tensor, Tensor]:
-        if "id" not in self.signals:
+        if "id" not in self.signals or PERSONAL not in local:
             return super().represent(local, own_N)
         return self.with_own_table(self.fuse(local, own_N), local), local["id_embedding"]
 

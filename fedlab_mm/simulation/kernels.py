@@ -18,7 +18,7 @@ under SGD its first layer moves by a matrix of rank one (`RankOneLayer`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -134,17 +134,19 @@ class Kernel:
 
     Attributes:
         cache: bytes that a chunk should work on. More is slower by misses, less by the calls for each chunk.
+        most_rows: of a client, for which it is the right one.
         mixed: gathers Σ_u α_u · (change or gradient) of each part that is uploaded, over all chunks.
     """
 
     cache: ClassVar[float] = 16e6
+    most_rows: ClassVar[float] = float("inf")
 
     def __init__(self, engine: Engine, sent: Mapping[str, Tensor], mixed: dict[str, Tensor]):
         self.engine, self.method, self.sent, self.mixed = engine, engine.method, sent, mixed
         self.recipe, self.round = engine.recipe, engine.round + 1
 
-    def bytes_of_client(self, n_rows: int) -> float:
-        """What a client with so many rows works on through its local epochs; linear in them."""
+    def bytes_of_client(self, n_rows: Any) -> Any:
+        """What a client with so many rows works on through its local epochs; a number or an array of them."""
         raise NotImplementedError
 
     def train(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
@@ -161,7 +163,7 @@ class Vmapped(Kernel):
 
     cache = 32e6
 
-    def bytes_of_client(self, n_rows: int) -> float:
+    def bytes_of_client(self, n_rows: Any) -> Any:
         parts = self.method.parts
         rows = sum(p[0].numel() for n, p in self.sent.items() if parts[n].by_item)
         whole = sum(3 * p.numel() for n, p in self.sent.items() if not parts[n].by_item)  # copy, gradient, their sum
@@ -172,7 +174,7 @@ class Vmapped(Kernel):
     def train(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
         method, parts, n_clients = self.method, self.method.parts, len(chunk.alpha_C)
         sent = {n: chunk.gather(p) if parts[n].by_item else p.expand(n_clients, *p.shape) for n, p in self.sent.items()}
-        private = _tensors(chunk.private)
+        private = tensors_of(chunk.private)
         if chunk.personal_CNW is not None:
             private[PERSONAL] = chunk.personal_CNW
         loss_C, values = method.client_update(private, sent, chunk.batch, self.round, stacked=True)
@@ -229,7 +231,7 @@ class Linear(Kernel):
             and not (backbone.keeps_items and backbone.personal_table)
         )
 
-    def bytes_of_client(self, n_rows: int) -> float:
+    def bytes_of_client(self, n_rows: Any) -> Any:
         width = self.table_IK.shape[1]
         if self.engine.personal is not None:
             width += 6 * self.engine.personal.initial_IW.shape[1]
@@ -255,7 +257,7 @@ class _LinearClients:
     def __init__(self, kernel: Linear, chunk: Chunk):
         self.kernel, self.chunk, self.batch = kernel, chunk, chunk.batch
         self.method, self.loss = kernel.method, kernel.method.loss
-        private = _tensors(chunk.private)
+        private = tensors_of(chunk.private)
         self.theta_CD, self.bias_C1 = private[WEIGHT][:, 0], private[BIAS]
         self.x_CNK, self.personal_CND = chunk.gather(kernel.table_IK), chunk.personal_CNW
         self.routers = _Routers(kernel, chunk, private, self.x_CNK) if self.method.routes else None
@@ -486,5 +488,5 @@ def outer(weights_CE: Tensor, vectors: Tensor) -> Tensor:
     return (weights * vectors.unsqueeze(-2)).flatten(-2)
 
 
-def _tensors(private: Mapping[str, Tensor | RankOne]) -> dict[str, Tensor]:
+def tensors_of(private: Mapping[str, Tensor | RankOne]) -> dict[str, Tensor]:
     return {n: p for n, p in private.items() if isinstance(p, Tensor)}

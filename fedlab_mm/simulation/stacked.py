@@ -4,7 +4,7 @@ How a chunk trains is in `kernels.py` and `gram.py`; here is what surrounds it: 
 blocks. Nothing is sped up by doing less: the same samples, epochs and precision.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.registry import register
 from fedlab_mm.simulation.engine import Engine, LocalWork
+from fedlab_mm.simulation.gram import Gram
 from fedlab_mm.simulation.kernels import BIAS, HIDDEN, WEIGHT, Chunk, Kernel, Linear, Touched, Vmapped, outer, times
 from fedlab_mm.simulation.state import RankOne
 
@@ -29,7 +30,7 @@ class Stacked(Engine):
 
     def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
         mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
-        kernel = kernel_of(self.method)(self, sent, mixed)
+        kernels = [kind(self, sent, mixed) for kind in kernels_of(self.method)]
         touched = Touched.of(samples, self.data.n_items, self.device, self.recipe.dtype)
         n_clients = len(samples.clients)
         weight_C = torch.from_numpy(alpha_C).to(self.device, self.recipe.dtype)
@@ -37,7 +38,7 @@ class Stacked(Engine):
         personal: list[tuple[Tensor, Tensor, Tensor]] = []
         if self.kept_UI is not None:
             work.kept_CI = weight_C.new_empty(n_clients, self.data.n_items)
-        for chosen in self._chunks(touched.lengths, kernel):
+        for kernel, chosen in self._chunks(touched.lengths, kernels):
             chunk = Chunk.of(self, touched, samples.clients, chosen, weight_C)
             loss_C, kept_CI = kernel.train(chunk)
             where = torch.from_numpy(chosen).to(self.device)
@@ -49,31 +50,29 @@ class Stacked(Engine):
                 personal.append((where[c_P], chunk.rows_CN[c_P, n_P], chunk.personal_CNW[c_P, n_P]))
             if work.kept_CI is not None and kept_CI is not None:
                 work.kept_CI[where] = kept_CI
-        kernel.finish()
+        for kernel in kernels:
+            kernel.finish()
         if personal:
             work.personal = tuple(map(torch.cat, zip(*personal, strict=True)))  # type: ignore[assignment]
         return work
 
-    def _chunks(self, lengths: np.ndarray, kernel: Kernel) -> Iterator[np.ndarray]:
-        """Positions of clients, in the order of how many rows they have. A chunk ends where the cache is full, or where
-        padding would fill a quarter of it: on KU clients have 4 positives, and 250."""
+    def _chunks(self, lengths: np.ndarray, kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, np.ndarray]]:
+        """Positions of clients, in the order of how many rows they have, and who trains them. A chunk ends where the
+        cache is full, or where padding would fill a quarter of it: on KU clients have 4 positives, and 250."""
         by_length = np.argsort(lengths, kind="stable")
-        if self.recipe.chunk is not None:
-            yield from np.split(by_length, range(self.recipe.chunk, len(lengths), self.recipe.chunk))
-            return
         lengths = lengths[by_length]
-        room = kernel.cache if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] / 8
-        per_row = kernel.bytes_of_client(1) - kernel.bytes_of_client(0)
         start = 0
-        while start < len(lengths):
-            ahead = lengths[start : start + MOST]
-            size = np.arange(1, len(ahead) + 1)
-            work = size * (kernel.bytes_of_client(0) + per_row * ahead)
-            padding = per_row * (size * ahead - np.cumsum(ahead))
-            fits = (work <= room) & (padding <= room / 4)
-            stop = start + max(1, len(ahead) if fits.all() else int(fits.argmin()))
-            yield by_length[start:stop]
-            start = stop
+        for kernel in kernels:
+            end = int(np.searchsorted(lengths, kernel.most_rows, side="right"))
+            room = kernel.cache if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] / 8
+            while start < end:
+                ahead = lengths[start : min(end, start + (self.recipe.chunk or MOST))]
+                size, each = np.arange(1, len(ahead) + 1), kernel.bytes_of_client(ahead)
+                work, padding = size * each, size * each - np.cumsum(each)
+                fits = (work <= room) & (padding <= room / 4) | (self.recipe.chunk is not None)
+                stop = start + max(1, len(ahead) if fits.all() else int(fits.argmin()))
+                yield kernel, by_length[start:stop]
+                start = stop
 
     def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
         method = self.method
@@ -126,9 +125,10 @@ class Stacked(Engine):
         return torch.func.vmap(function)(private, self._own(users, n_items))
 
 
-def kernel_of(method: Method) -> type[Kernel]:
-    """The kernel that trains a method's clients: one with gradients by hand where there is one."""
-    return Linear if Linear.fits(method) else Vmapped
+def kernels_of(method: Method) -> list[type[Kernel]]:
+    """The kernels that train a method's clients: those with gradients by hand that fit, each up to its `most_rows`, and
+    the general one."""
+    return [kind for kind in (Linear, Gram) if kind.fits(method)] + [Vmapped]
 
 
 def _put(into: dict[str, Tensor | RankOne], name: str, new: Tensor | RankOne, where: Tensor, n_clients: int) -> None:

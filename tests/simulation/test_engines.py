@@ -12,8 +12,9 @@ from fedlab_mm.data.negatives import sample
 from fedlab_mm.losses import Loss
 from fedlab_mm.registry import _FAMILIES, lookup, names, register
 from fedlab_mm.simulation.engine import sends_rows
+from fedlab_mm.simulation.gram import Gram
 from fedlab_mm.simulation.kernels import Linear, Vmapped
-from fedlab_mm.simulation.stacked import kernel_of
+from fedlab_mm.simulation.stacked import kernels_of
 from fedlab_mm.simulation.state import RankOne
 from tests.conftest import private_of, tiny
 
@@ -63,11 +64,12 @@ def test_the_kernels_by_hand_are_the_general_one(world, recipe, backbone, method
     loss = "squares" if backbone == "fcf" else None
     r = recipe.but(backbone=backbone, method=method, loss=loss, precision="float64", chunk=4)
     fast, _ = run(r, world, 2)
-    if kernel_of(fast.method) is Vmapped:
-        assert backbone == "fedncf" or method == "fedmr"
-        return
-    assert kernel_of(fast.method) is Linear
-    monkeypatch.setattr("fedlab_mm.simulation.stacked.kernel_of", lambda method: Vmapped)
+    by_hand = kernels_of(fast.method)[:-1]
+    if method == "fedmr":
+        assert by_hand == ([] if backbone in ("fedrap", "pfedrec") else [Gram])
+    else:
+        assert by_hand == ([] if backbone == "fedncf" else [Linear])
+    monkeypatch.setattr("fedlab_mm.simulation.stacked.kernels_of", lambda method: [Vmapped])
     general, _ = run(r, world, 2)
     assert_same(general, fast, 1e-11)
     torch.testing.assert_close(general.scores(), fast.scores(), rtol=1e-11, atol=1e-11)
