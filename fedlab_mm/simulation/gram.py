@@ -31,7 +31,7 @@ from fedlab_mm.simulation.kernels import Chunk, Kernel, tensors_of
 class Gram(Kernel):
     """FedMR with the maps in their items' span."""
 
-    cache = 32e6
+    cache = 96e6
     most_rows = 400
 
     def __init__(self, engine: Engine, sent: Mapping[str, Tensor], mixed: dict[str, Tensor]):

@@ -161,7 +161,7 @@ class Kernel:
 class Vmapped(Kernel):
     """Any method around any backbone: the loop's own client code, vectorised over clients."""
 
-    cache = 32e6
+    cache = 64e6
 
     def bytes_of_client(self, n_rows: Any) -> Any:
         parts = self.method.parts
