@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_split, evaluate_users, paired_test
+from fedlab_mm.evaluation import evaluate_blocks, evaluate_split, evaluate_users, paired_test
 from fedlab_mm.methods import Method
 from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
@@ -71,7 +71,7 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
     while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):
         record = engine.step()
         if record.round % recipe.evaluate_every == 0 or record.round == recipe.rounds:
-            metrics = evaluate_split(engine.scores(), data, "valid", recipe.k, recipe.ties)
+            metrics = evaluate_blocks(engine.score_blocks(), data, "valid", recipe.k, recipe.ties)
             record = replace(record, metrics=metrics)
             value = metrics[f"ndcg@{recipe.k}"]
             waited, best = (0, value) if value > best else (waited + 1, best)
@@ -106,7 +106,7 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
     def finish(last_state: dict[str, torch.Tensor]) -> Run:
         state = best_state if best_state is not None else last_state
         engine.load_state(state)
-        test = evaluate_split(engine.scores(), data, "test", recipe.k, recipe.ties)
+        test = evaluate_blocks(engine.score_blocks(), data, "test", recipe.k, recipe.ties)
         table = pd.concat(history, ignore_index=True) if history else _history_rows([])
         return Run(recipe, data, table, test, best_round, engine, last_state)
 

@@ -11,6 +11,7 @@ rank is uniform on g + 1 … g + t, so
 exact, without drawing anything. With one relevant item the ideal DCG is 1.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,31 @@ def evaluate(
     {'hr@1': 0.0, 'ndcg@1': 0.0}
     """
     users = evaluate_users(scores_UI, target_U, seen, k, ties)
+    result = _means(users, k, warm_I)
+    if popularity_I is not None:
+        result |= _lists([_coverage(recommended(scores_UI, seen, k, ties))], k, popularity_I)
+    return result
+
+
+def evaluate_blocks(
+    blocks: Iterable[tuple[slice, Tensor]], data: Dataset, split: str, k: int = 50, ties: str = "expected"
+) -> dict[str, float]:
+    """`evaluate_split` of scores that come a block of users at a time, so that they need never be held at once.
+
+    Args:
+        blocks: which users, one slice after the other, and their scores [C, I].
+    """
+    users, listed = [], []
+    for block, scores_CI in blocks:
+        seen = data.train.take(np.arange(block.start, block.stop))
+        users.append(evaluate_users(scores_CI, data.target_U(split)[block], seen, k, ties))
+        if split == "test":
+            listed.append(_coverage(recommended(scores_CI, seen, k, ties)))
+    result = _means(pd.concat(users, ignore_index=True), k, data.warm_I)
+    return result | (_lists(listed, k, data.popularity_I) if listed else {})
+
+
+def _means(users: pd.DataFrame, k: int, warm_I: Any) -> dict[str, float]:
     result = {metric: float(users[metric].mean()) for metric in (f"hr@{k}", f"ndcg@{k}")}
     if warm_I is not None:
         warm_U = np.asarray(warm_I, dtype=bool)[users["target"]]
@@ -65,12 +91,23 @@ def evaluate(
             for metric in (f"hr@{k}", f"ndcg@{k}"):
                 if chosen_U.any():
                     result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean())
-    if popularity_I is not None:
-        listed_UI = recommended(scores_UI, seen, k, ties)
-        rank_I = torch.from_numpy(rankdata(-np.asarray(popularity_I)))
-        result[f"coverage@{k}"] = float((1 - (1 - listed_UI).prod(dim=0)).mean())
-        result[f"poprank@{k}"] = float((listed_UI @ rank_I).sum() / listed_UI.sum())
     return result
+
+
+def _coverage(listed_UI: Tensor) -> Tensor:
+    """For each item the chance that no user is recommended it, and how many are in the mean: [2, I]."""
+    return torch.stack([(1 - listed_UI).prod(dim=0), listed_UI.sum(dim=0)])
+
+
+def _lists(blocks: Iterable[Tensor], k: int, popularity_I: Any) -> dict[str, float]:
+    """Coverage and popularity rank of what is recommended, from `_coverage` of each block of users."""
+    missed_I, listed_I = (torch.stack(list(x)) for x in zip(*blocks, strict=True))
+    rank_I = torch.from_numpy(rankdata(-np.asarray(popularity_I))).to(listed_I)
+    total_I = listed_I.sum(dim=0)
+    return {
+        f"coverage@{k}": float((1 - missed_I.prod(dim=0)).mean()),
+        f"poprank@{k}": float((total_I @ rank_I) / total_I.sum()),
+    }
 
 
 def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Tensor:
@@ -81,8 +118,8 @@ def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Te
     tensor([[0.0000, 0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
     scores_UI = torch.as_tensor(scores_UI)
-    rows, columns = _seen_pairs(seen, *scores_UI.shape)
-    scores_UI = scores_UI.double().index_put((rows, columns), torch.tensor(-torch.inf, dtype=torch.float64))
+    rows, columns = (x.to(scores_UI.device) for x in _seen_pairs(seen, *scores_UI.shape))
+    scores_UI = scores_UI.double().index_put((rows, columns), scores_UI.new_tensor(-torch.inf, dtype=torch.float64))
     if ties == "index":
         order = torch.argsort(scores_UI, dim=1, descending=True, stable=True)[:, :k]
         listed_UI = torch.zeros_like(scores_UI).scatter_(1, order, 1.0)
@@ -129,7 +166,7 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
     scores_UI = torch.as_tensor(scores_UI)
     if not scores_UI.is_floating_point():
         scores_UI = scores_UI.double()
-    target_U1 = torch.tensor(np.array(target_U), dtype=torch.int64)[:, None]
+    target_U1 = torch.tensor(np.array(target_U), dtype=torch.int64, device=scores_UI.device)[:, None]
     n_users, n_items = scores_UI.shape
     if not 1 <= k <= n_items:
         raise FedlabError(f"k={k}: must lie between 1 and the number of items, {n_items}")
@@ -142,8 +179,8 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
     nan_U = torch.isnan(scores_UI).any(dim=1)
     if nan_U.any():
         raise FedlabError(f"scores of user {int(nan_U.nonzero()[0])} hold a NaN")
-    rows, columns = _seen_pairs(seen, n_users, n_items)
-    scores_UI = scores_UI.index_put((rows, columns), torch.tensor(-torch.inf, dtype=scores_UI.dtype))
+    rows, columns = (x.to(scores_UI.device) for x in _seen_pairs(seen, n_users, n_items))
+    scores_UI = scores_UI.index_put((rows, columns), scores_UI.new_tensor(-torch.inf))
     target_scores_U1 = scores_UI.gather(1, target_U1)
     if torch.isneginf(target_scores_U1).any():
         user = int(torch.isneginf(target_scores_U1).nonzero()[0, 0])
@@ -153,18 +190,18 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
     tied_UI = scores_UI == target_scores_U1
     tied_U = tied_UI.sum(dim=1)
     if ties == "index":
-        above_U += (tied_UI & (torch.arange(n_items) < target_U1)).sum(dim=1)
+        above_U += (tied_UI & (torch.arange(n_items, device=scores_UI.device) < target_U1)).sum(dim=1)
         tied_U = torch.ones_like(tied_U)
-    gain = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2))]).double().cumsum(0)
+    gain = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2))]).double().cumsum(0).to(scores_UI.device)
     hits_U = torch.minimum((k - above_U).clamp(min=0), tied_U)
     gains_U = gain[above_U.clamp(max=k) + hits_U] - gain[above_U.clamp(max=k)]
     return pd.DataFrame(
         {
-            "target": target_U1[:, 0].numpy(),
-            "above": above_U.numpy(),
-            "tied": tied_U.numpy(),
-            f"hr@{k}": (hits_U.double() / tied_U).numpy(),
-            f"ndcg@{k}": (gains_U / tied_U).numpy(),
+            "target": target_U1[:, 0].cpu().numpy(),
+            "above": above_U.cpu().numpy(),
+            "tied": tied_U.cpu().numpy(),
+            f"hr@{k}": (hits_U.double() / tied_U).cpu().numpy(),
+            f"ndcg@{k}": (gains_U / tied_U).cpu().numpy(),
         }
     )
 

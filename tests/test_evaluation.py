@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import ndcg_score
 
 import fedlab_mm as fl
-from fedlab_mm.evaluation import evaluate_split, evaluate_users
+from fedlab_mm.evaluation import evaluate_blocks, evaluate_split, evaluate_users
 from fedlab_mm.registry import lookup
 
 
@@ -140,3 +140,12 @@ def test_coverage_and_popularity_rank_agree_with_random_tie_breaks():
 
 def test_a_list_longer_than_what_is_left_recommends_what_is_left():
     assert fl.recommended([[1.0, 2.0, 3.0]], [[0, 1]], k=2).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("ties", ["expected", "index"])
+def test_blocks_of_users_give_what_all_at_once_do(world, split, ties):
+    scores = torch.randint(0, 4, (world.n_users, world.n_items), generator=torch.Generator().manual_seed(0)).float()
+    blocks = [(slice(a, b), scores[a:b]) for a, b in ((0, 4), (4, 5), (5, world.n_users))]
+    whole = evaluate_split(scores, world, split, 5, ties)
+    assert evaluate_blocks(iter(blocks), world, split, 5, ties) == pytest.approx(whole, rel=1e-12)

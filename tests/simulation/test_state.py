@@ -1,0 +1,133 @@
+"""Where private state lives: touched rows, rank-one changes, room that is foreseen, devices."""
+
+import pytest
+import torch
+
+import fedlab_mm as fl
+from fedlab_mm.registry import lookup, names
+from fedlab_mm.simulation import state
+from fedlab_mm.simulation.gram import Gram
+from fedlab_mm.simulation.kernels import Linear
+from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage
+from tests.conftest import private_of
+
+CPU = torch.device("cpu")
+
+
+def storage(budget=10**9):
+    return Storage(CPU, budget)
+
+
+def test_personal_rows_are_a_dense_table():
+    generator = torch.Generator().manual_seed(0)
+    initial = torch.randn(6, 3, generator=generator)
+    rows, dense = PersonalRows(initial, 5, storage()), initial.expand(5, 6, 3).clone()
+    for _ in range(4):
+        pairs = torch.randperm(30, generator=generator)[:11]
+        users, items, values = pairs // 6, pairs % 6, torch.randn(11, 3, generator=generator)
+        rows.write(users, items, values)
+        dense[users, items] = values
+        assert torch.equal(rows.dense(slice(0, 5)), dense)
+        assert torch.equal(rows.dense(slice(1, 3), n_items=8)[:, :6], dense[1:3])
+        assert not rows.dense(slice(1, 3), n_items=8)[:, 6:].any()
+        assert torch.equal(rows.read(users[:, None], items[:, None])[:, 0], values)
+    again = PersonalRows(initial, 5, storage())
+    again.load_state(rows.state())
+    assert torch.equal(again.dense(slice(0, 5)), dense)
+    kept = rows.state()
+    assert len(kept["pairs"]) == rows.n_rows < 30 and (kept["pairs"].diff() > 0).all()
+
+
+def test_a_rank_one_change():
+    weight, moved, read = torch.randn(2, 3, 4), torch.randn(2, 3), torch.randn(2, 4)
+    expected = 0.5 * weight - torch.einsum("ch,ck->chk", moved, read)
+    torch.testing.assert_close(RankOne(0.5, moved, read).apply(weight), expected)
+    assert torch.isfinite(RankOne(1.0, moved, read).bound_C()).all()
+    moved[1] = torch.inf
+    assert torch.isfinite(RankOne(1.0, moved, read).bound_C()).tolist() == [True, False]
+
+
+def test_beyond_its_budget_storage_maps_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    small = storage(budget=1000)
+    inside, beyond = small.rows(torch.ones(10), 20), small.rows(torch.ones(10), 50)
+    assert small.taken == 800
+    beyond[3] = 2.0
+    assert beyond.shape == (50, 10) and beyond.sum() == 510 and inside.sum() == 200
+    assert not list(tmp_path.iterdir())  # the file has no name any more
+
+
+@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("method", names("method"))
+def test_mapped_state_changes_nothing(world, recipe, monkeypatch, backbone, method):
+    r = recipe.but(backbone=backbone, method=method)
+    run = fl.train(r, world, progress=False)
+    monkeypatch.setenv(state.VARIABLE, "0")
+    with pytest.warns(UserWarning, match="more than the 0.0 GB"):
+        mapped = fl.train(r, world, progress=False)
+    for name, value in run.last_state.items():
+        assert torch.equal(mapped.last_state[name], value), name
+    assert mapped.test == run.test
+
+
+def test_too_many_clients_are_foreseen(world, recipe, monkeypatch):
+    monkeypatch.setenv(state.VARIABLE, "0.000001")
+    monkeypatch.setattr("psutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(fl.FedlabError, match="for the private parameters of 9 clients") as caught:
+        next(fl.rounds(recipe, world))
+    assert "a smaller dim (now 4)" in str(caught.value)
+    for backbone, need in (("fedrap", "their item tables"), ("pfedrec", "the scores by the items that they keep")):
+        with pytest.raises(fl.FedlabError, match=need):
+            next(fl.rounds(recipe.but(backbone=backbone), world))
+    monkeypatch.setenv(state.VARIABLE, "much")
+    with pytest.raises(fl.FedlabError, match="FEDLAB_MM_MEMORY_GB=much: must be a number of gigabytes"):
+        next(fl.rounds(recipe, world))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there(world, recipe, device):
+    with pytest.raises(fl.FedlabError, match=f"device '{device}' is not there .*there are: cpu"):
+        fl.train(recipe.but(device=device), world, progress=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("name", names("engine"))
+@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("method", names("method"))
+def test_cuda_is_cpu(world, recipe, name, backbone, method):
+    engines = [
+        lookup("engine", name)(recipe.but(backbone=backbone, method=method, engine=name, device=d), world)
+        for d in ("cpu", "cuda")
+    ]
+    for _ in range(3):
+        for engine in engines:
+            engine.step()
+    here, there = (engine.state() for engine in engines)
+    for key, value in here.items():
+        torch.testing.assert_close(there[key], value, rtol=1e-4, atol=1e-4, msg=key)
+    torch.testing.assert_close(engines[1].scores(), engines[0].scores(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_round_with_clients_on_both_sides_of_the_crossover(world, recipe, monkeypatch):
+    """FedMR by Gram matrices for those with few items, by copies for the others."""
+    r = recipe.but(method="fedmr", precision="float64")
+    one = lookup("engine", "stacked")(r, world)
+    monkeypatch.setattr(Gram, "most_rows", 9)
+    both = lookup("engine", "stacked")(r, world)
+    for _ in range(2):
+        one.step()
+        both.step()
+    for name, value in private_of(one).items():
+        torch.testing.assert_close(private_of(both)[name], value, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(both.scores(), one.scores(), rtol=1e-10, atol=1e-10)
+
+
+def test_chunks_by_the_cache_change_nothing(world, recipe, monkeypatch):
+    scores = []
+    for cache in (1.0, 3e3, 1e9):
+        monkeypatch.setattr(Linear, "cache", cache)
+        engine = lookup("engine", "stacked")(recipe.but(precision="float64"), world)
+        engine.step()
+        scores.append(engine.scores())
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(scores[2], scores[0], rtol=1e-11, atol=1e-11)
