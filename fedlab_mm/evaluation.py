@@ -11,7 +11,7 @@ rank is uniform on g + 1 … g + t, so
 exact, without drawing anything. With one relevant item the ideal DCG is 1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -186,11 +186,12 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
         user = int(torch.isneginf(target_scores_U1).nonzero()[0, 0])
         raise FedlabError(f"user {user}'s target {int(target_U1[user])} is among its seen items or scored -inf")
 
-    above_U = (scores_UI > target_scores_U1).sum(dim=1)
-    tied_UI = scores_UI == target_scores_U1
-    tied_U = tied_UI.sum(dim=1)
+    above_U = _count(torch.gt, scores_UI, target_scores_U1)
+    tied_U = _count(torch.eq, scores_UI, target_scores_U1)
     if ties == "index":
-        above_U += (tied_UI & (torch.arange(n_items, device=scores_UI.device) < target_U1)).sum(dim=1)
+        above_U += ((scores_UI == target_scores_U1) & (torch.arange(n_items, device=scores_UI.device) < target_U1)).sum(
+            dim=1
+        )
         tied_U = torch.ones_like(tied_U)
     gain = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2))]).double().cumsum(0).to(scores_UI.device)
     hits_U = torch.minimum((k - above_U).clamp(min=0), tied_U)
@@ -204,6 +205,12 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
             f"ndcg@{k}": (gains_U / tied_U).cpu().numpy(),
         }
     )
+
+
+def _count(compare: Callable[..., Tensor], scores_UI: Tensor, target_U1: Tensor) -> Tensor:
+    """For how many items of each user the comparison holds. (Adding floats, exact to 16 million, takes a sixth of the
+    time of counting booleans.)"""
+    return compare(scores_UI, target_U1, out=torch.empty_like(scores_UI)).sum(dim=1).long()
 
 
 def evaluate_split(

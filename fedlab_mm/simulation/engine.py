@@ -110,6 +110,10 @@ class Engine:
         """Some clients' w_u, [C, E]; asked for under methods with a router only."""
         raise NotImplementedError
 
+    def prepared(self, sent: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What was sent, with what can be made of it once for all clients, for `score_users`."""
+        return sent
+
     def bytes_to_score(self, n_items: int) -> float:
         """What scoring a user takes at a time."""
         raise NotImplementedError
@@ -150,8 +154,8 @@ class Engine:
         """Every client's w_u, [U, E]; None under a method without a router."""
         if not self.method.routes:
             return None
-        sent = self._sent()
         with torch.no_grad():
+            sent = self.prepared(self._sent())
             weights = [self.weights_of_users(sent, users).cpu() for users in self._blocks(self.data.n_items)]
         return torch.cat(weights)
 
@@ -161,6 +165,8 @@ class Engine:
 
     def _global_blocks(self, sent: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
         n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
+        with torch.no_grad():
+            sent = self.prepared(sent)
         for users in self._blocks(n_items):
             with torch.no_grad():
                 scores_CI = self.score_users(sent, users)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_mm.backbones import LinearBackbone
 from fedlab_mm.data.negatives import Samples
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
+from fedlab_mm.methods.fedmr import FedMR
 from fedlab_mm.registry import register
 from fedlab_mm.simulation.engine import Engine, LocalWork
 from fedlab_mm.simulation.gram import Gram
@@ -74,9 +76,21 @@ class Stacked(Engine):
                 yield kernel, by_length[start:stop]
                 start = stop
 
+    @property
+    def linear(self) -> bool:
+        """Are scores linear in item rows that are the same to all clients, but for a personal row?"""
+        method = self.method
+        of_fedmr = isinstance(method, FedMR) and self.personal is None
+        return Linear.fits(method) or (of_fedmr and type(method.client.backbone).forward is LinearBackbone.forward)
+
+    def prepared(self, sent: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self.linear and isinstance(self.method, FedMR):  # the views of the global model, which all clients share
+            return {**sent, "views": self.method.views(sent).transpose(0, 1)}
+        return sent
+
     def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
         method = self.method
-        if not Linear.fits(method):
+        if not self.linear:
 
             def logits(private: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
                 return method.logits({**sent, **private}, own_I)
@@ -95,7 +109,7 @@ class Stacked(Engine):
 
     def weights_of_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
         method = self.method
-        if not Linear.fits(method):
+        if not self.linear:
 
             def weights(private: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
                 local = {**sent, **private}
@@ -111,7 +125,7 @@ class Stacked(Engine):
 
     def bytes_to_score(self, n_items: int) -> float:
         size = self.recipe.dtype.itemsize
-        if Linear.fits(self.method):
+        if self.linear:
             return 4 * n_items * size
         n_views = len(self.views) if self.method.routes else 1
         return n_items * size * (n_views + 8) * self.method.client.backbone.item_width

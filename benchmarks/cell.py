@@ -1,0 +1,115 @@
+"""One cell of the benchmark: `python -m benchmarks.cell JSON` prints what it measured as one line of JSON. A process of
+its own, so that its peak memory is its own."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+import fedlab_mm as fl
+from benchmarks.shapes import PAPERS, generated
+from fedlab_mm.evaluation import evaluate_blocks
+from fedlab_mm.registry import lookup
+from fedlab_mm.simulation import Engine
+
+IN_TURNS = 204  # clients of a round in which loop and stacked take turns: KU's
+
+
+def measure(dataset: Any, recipe: dict[str, Any], root: str | None, turns: int, loop: bool) -> dict[str, Any]:
+    """What a recipe costs on a dataset: a name, or users, items and interactions."""
+    if isinstance(dataset, str) and dataset not in PAPERS:
+        data = fl.load(dataset, root=root)
+    else:
+        shape = PAPERS[dataset] if isinstance(dataset, str) else dataset
+        data = generated(dataset if isinstance(dataset, str) else "generated", *shape)
+    r = fl.Recipe(dataset=data.name, **recipe)
+    stacked: Engine = lookup("engine", "stacked")(r, data)
+    seconds, evaluations, rates = [], [], []
+    record = stacked.step()  # warms up
+    for _ in range(max(1, min(turns, int(60 / record.seconds)))):
+        rates.append(matrix_rate())
+        record = stacked.step()
+        seconds.append(record.seconds)
+        start = time.perf_counter()
+        evaluate_blocks(stacked.score_blocks(), data, "valid", r.k)
+        evaluations.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counter = Flops()
+    with counter:
+        stacked.step()
+    n_clients, round_s = len(record.clients), statistics.median(seconds)
+    rate = counter.total / round_s
+    row: dict[str, Any] = {
+        "data": data.name,
+        "users": data.n_users,
+        "items": data.n_items,
+        "interactions": len(data.interactions),
+        "backbone": r.backbone,
+        "method": r.method,
+        "local epochs": r.local_epochs,
+        "round, s": round_s,
+        "evaluation, s": statistics.median(evaluations),
+        "µs a client": 1e6 * round_s / n_clients,
+        "peak, GB": peak / 1e9,
+        "GFLOP/s": rate / 1e9,
+        "% of matrix rate": 100 * rate / statistics.median(rates),
+        "kB up a client": record.upload_bytes / n_clients / 1e3,
+        "kB down a client": record.download_bytes / n_clients / 1e3,
+    }
+    del stacked
+    return row | (in_turns(r, data, turns) if loop else {})
+
+
+class Flops(TorchDispatchMode):
+    """Counts the operations of matrix products, the only ones that weigh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket in flop_registry:
+            self.total += flop_registry[function.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def in_turns(recipe: fl.Recipe, data: fl.Dataset, turns: int) -> dict[str, float]:
+    """Loop and stacked take turns on the same clients: the machine may be noisy, the ratio is not."""
+    share = min(1.0, IN_TURNS / data.n_users)
+    engines: dict[str, Engine] = {
+        name: lookup("engine", name)(recipe.but(engine=name, clients=share), data) for name in ("loop", "stacked")
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(turns + 1):  # the first turn warms up and is not counted
+        for name, engine in engines.items():
+            quick = turn and seconds[name] and statistics.median(seconds[name]) < 0.1
+            seconds[name] += [engine.step().seconds for _ in range(5 if quick else 1)][: None if turn else 0]
+    loop, stacked = (statistics.median(s) for s in seconds.values())
+    start = time.perf_counter()
+    loop_evaluation = {}
+    if data.n_users <= IN_TURNS:
+        evaluate_blocks(engines["loop"].score_blocks(), data, "valid", recipe.k)
+        loop_evaluation["loop's evaluation, s"] = time.perf_counter() - start
+    return {"loop in turns, s": loop, "stacked in turns, s": stacked, "times faster": loop / stacked, **loop_evaluation}
+
+
+def matrix_rate() -> float:
+    """This machine's FLOP/s in a product of two matrices, now."""
+    a = torch.randn(1024, 1024)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))
