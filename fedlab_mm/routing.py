@@ -23,8 +23,8 @@ class Router(nn.Module):
 
     def forward(self, views_END: Tensor, own_N: Tensor) -> Tensor:
         """w_u [E]; own_N is 1 / n_u where a row is one of the user's n_u training items, and 0 elsewhere."""
-        summary_K = torch.einsum("n,end->ed", own_N, views_END).flatten()
-        return torch.softmax(self.output(torch.relu(self.hidden(summary_K))), dim=0)
+        summary_1K = torch.einsum("n,end->ed", own_N, views_END).flatten()[None]
+        return torch.softmax(self.output(torch.relu(self.hidden(summary_1K)))[0], dim=0)
 
 
 def route(weights_E: Tensor, views_END: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class FedNCF(Backbone):
         x = torch.cat([self.user_mlp.expand_as(of_mlp), of_mlp], dim=-1)
         for layer in self.hidden:
             x = torch.relu(layer(x))
-        return self.output(torch.cat([self.user_gmf * of_gmf, x], dim=-1)).squeeze(-1)
+        features = torch.cat([self.user_gmf * of_gmf, x], dim=-1)
+        return (features * self.output.weight[0]).sum(dim=-1) + self.output.bias
 
     def lift(self, fused_ND: Tensor) -> Tensor:
         return torch.cat([fused_ND, fused_ND], dim=-1)
