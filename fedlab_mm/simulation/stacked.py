@@ -66,15 +66,20 @@ class Stacked(Engine):
         start = 0
         for kernel in kernels:
             end = int(np.searchsorted(lengths, kernel.most_rows, side="right"))
-            room = kernel.cache if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] / 8
+            room = self._room(kernel)
             while start < end:
                 ahead = lengths[start : min(end, start + (self.recipe.chunk or MOST))]
                 size, each = np.arange(1, len(ahead) + 1), kernel.bytes_of_client(ahead)
                 work, padding = size * each, size * each - np.cumsum(each)
-                fits = (work <= room) & (padding <= room / 4) | (self.recipe.chunk is not None)
+                fits = (work <= room) & (padding <= room / 4)
                 stop = start + max(1, len(ahead) if fits.all() else int(fits.argmin()))
                 yield kernel, by_length[start:stop]
                 start = stop
+
+    def _room(self, kernel: Kernel) -> float:
+        if self.recipe.chunk is not None:
+            return float("inf")
+        return kernel.cache if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] / 8
 
     @property
     def linear(self) -> bool:

@@ -1,9 +1,11 @@
 """Where private state lives: touched rows, rank-one changes, room that is foreseen, devices."""
 
+import numpy as np
 import pytest
 import torch
 
 import fedlab_mm as fl
+from fedlab_mm.data.negatives import sample
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import state
 from fedlab_mm.simulation.gram import Gram
@@ -88,6 +90,21 @@ def test_too_many_clients_are_foreseen(world, recipe, monkeypatch):
 def test_a_device_that_is_not_there(world, recipe, device):
     with pytest.raises(fl.FedlabError, match=f"device '{device}' is not there .*there are: cpu"):
         fl.train(recipe.but(device=device), world, progress=False)
+
+
+@pytest.mark.parametrize("backbone", ["fcf", "fedncf"])
+@pytest.mark.parametrize("method", names("method"))
+def test_a_round_leaves_nothing_on_the_cpu(world, recipe, backbone, method):
+    """Torch's meta device has no data, but refuses to mix with another: a stand-in for a GPU that is not here."""
+    r = recipe.but(backbone=backbone, method=method, device="meta", chunk=4)
+    engine = lookup("engine", "stacked")(r, world)
+    samples = sample(world.train, world.n_items, np.arange(world.n_users), 4, 0, 1)
+    work = engine.train_clients(samples, np.full(world.n_users, 1 / world.n_users), engine._sent())
+    assert {v.device.type for v in work.mixed.values()} == {"meta"}
+    sent = engine.prepared(engine._sent())
+    assert engine.score_users(sent, slice(0, world.n_users)).shape == (world.n_users, world.n_items)
+    if engine.method.routes:
+        assert engine.weights_of_users(sent, slice(0, world.n_users)).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
