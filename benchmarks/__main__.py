@@ -99,7 +99,7 @@ def main() -> None:
 
 def report(table: pd.DataFrame, out: Path) -> None:
     text = []
-    for title, part in (("KU", "ku"), ("The papers' shapes, and 100,000 clients", "shapes")):
+    for title, part in ((str(table["data"].iloc[0]), "ku"), ("The papers' shapes, and 100,000 clients", "shapes")):
         rows = table[table["part"] == part].dropna(axis=1, how="all")
         if len(rows):
             text.append(f"{title}\n\n{markdown(rows.drop(columns='part'))}\n")
@@ -108,7 +108,8 @@ def report(table: pd.DataFrame, out: Path) -> None:
         picture(growth, out / "growth.png")
         growth.to_csv(out / "growth.csv", index=False)
         for axis in GROWTH:
-            text.append(f"seconds a round grow as {axis} to the power {exponent(growth, axis):.2f}\n")
+            last = exponent(growth, axis, 2)
+            text.append(f"seconds a round grow as {axis}^{exponent(growth, axis):.2f}; the two largest: ^{last:.2f}\n")
     (out / "bench.md").write_text("\n".join(text))
     print("\n".join(text), f"\nwritten to {out}")
 
@@ -126,9 +127,9 @@ def markdown(table: pd.DataFrame) -> str:
 COLUMN = {"clients": "users", "items": "items", "interactions": "interactions"}
 
 
-def exponent(growth: pd.DataFrame, axis: str) -> float:
-    """The slope of log seconds on log size."""
-    rows = growth[growth["part"] == axis]
+def exponent(growth: pd.DataFrame, axis: str, largest: int = 0) -> float:
+    """The slope of log seconds on log size, over all sizes or the largest so many."""
+    rows = growth[growth["part"] == axis].iloc[-largest:]
     return float(np.polyfit(np.log(rows[COLUMN[axis]]), np.log(rows["round, s"]), 1)[0])
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_blocks, evaluate_split, evaluate_users, paired_test
+from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.methods import Method
 from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
@@ -63,15 +63,25 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
     """
     data = _data_of(recipe, data)
     _check_cutoff(recipe, data)
-    engine: Engine = lookup("engine", recipe.engine)(recipe, data)
+    return _rounds(_engine_of(recipe, data, resume), resume)
+
+
+def _engine_of(recipe: Recipe, data: Dataset, resume: Run | None) -> Engine:
     if resume is not None:
         _check_resume(recipe, data, resume)
+    engine: Engine = lookup("engine", recipe.engine)(recipe, data)
+    if resume is not None:
         engine.load_state(dict(resume.last_state))
+    return engine
+
+
+def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
+    recipe, data = engine.recipe, engine.data
     waited, best = _waited(recipe, resume)
     while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):
         record = engine.step()
         if record.round % recipe.evaluate_every == 0 or record.round == recipe.rounds:
-            metrics = evaluate_blocks(engine.score_blocks(), data, "valid", recipe.k, recipe.ties)
+            metrics, _ = evaluate_blocks(engine.score_blocks(), data, "valid", recipe.k, recipe.ties)
             record = replace(record, metrics=metrics)
             value = metrics[f"ndcg@{recipe.k}"]
             waited, best = (0, value) if value > best else (waited + 1, best)
@@ -96,22 +106,22 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
     ndcg = f"ndcg@{recipe.k}"
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
-    engine: Engine = lookup("engine", recipe.engine)(recipe, data)
+    _check_cutoff(recipe, data)
+    engine = _engine_of(recipe, data, resume)
     if resume is not None:
-        _check_resume(recipe, data, resume)
         best_round, best_state = resume.best_round, resume.model.state() if resume.best_round else None
         if resume.best_round:
             best_value = resume.best_valid
 
-    def finish(last_state: dict[str, torch.Tensor]) -> Run:
-        state = best_state if best_state is not None else last_state
-        engine.load_state(state)
-        test = evaluate_blocks(engine.score_blocks(), data, "test", recipe.k, recipe.ties)
+    def finish() -> Run:
+        last_state = engine.state()
+        if best_state is not None:
+            engine.load_state(best_state)
+        test, _ = evaluate_blocks(engine.score_blocks(), data, "test", recipe.k, recipe.ties)
         table = pd.concat(history, ignore_index=True) if history else _history_rows([])
         return Run(recipe, data, table, test, best_round, engine, last_state)
 
     started = 0 if resume is None else int(resume.last_state["round"])
-    last_state = engine.state() if resume is None else dict(resume.last_state)
     bar = tqdm(
         total=recipe.rounds,
         initial=started,
@@ -119,33 +129,33 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
         unit="round",
         disable=not progress,
     )
-    record = None
     try:
-        for record in rounds(recipe, data, resume):
+        for record in _rounds(engine, resume):
             history.append(_history_rows([record]))
             if record.metrics and record.metrics[ndcg] > best_value:
                 best_round, best_value = record.round, record.metrics[ndcg]
-                best_state = record.model.state()
+                best_state = None  # two snapshots are not held at once
+                best_state = engine.state()
             bar.set_postfix({"loss": f"{record.loss:.4f}", f"valid {ndcg}": f"{best_value:.4f}"}, refresh=False)
             bar.update()
     except DivergedError as error:
-        if record is not None:
-            last_state = record.model.state()
-        raise DivergedError(error.round, error.client, finish(last_state)) from None
+        raise DivergedError(error.round, error.client, finish()) from None
     finally:
         bar.close()
-    if record is not None:
-        last_state = record.model.state()
-    return finish(last_state)
+    return finish()
 
 
 def load_run(
-    folder: str | os.PathLike[str], data: Dataset | None = None, root: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    data: Dataset | None = None,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
 ) -> Run:
     """Read what `Run.save` wrote; `train(recipe, data, resume=run)` goes on from it, bit for bit.
 
     Args:
         data: the dataset, loaded by the recipe's name (from `root`) if left out.
+        device: where to put the model, wherever it was trained.
 
     Raises:
         FedlabError: a file is missing or damaged, or the data are not those of the run.
@@ -155,7 +165,7 @@ def load_run(
         if not (folder / file).is_file():
             raise FedlabError(f"{folder} holds no saved run: {file} is missing")
     try:
-        recipe = Recipe.from_json((folder / "recipe.json").read_text())
+        recipe = Recipe.from_json((folder / "recipe.json").read_text()).but(device=device)
         about = json.loads((folder / "run.json").read_text())
         history = pd.read_csv(folder / "history.csv")
         best_state = load_file(folder / "best.safetensors")
@@ -204,23 +214,24 @@ def compare(
         if [*baselines, *labels].count(row) > 1:
             raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
     data = _data_of(recipes[0], data)
-    k, ties, target_U = recipes[0].k, recipes[0].ties, data.target_U("test")
+    k, ties, warm_U = recipes[0].k, recipes[0].ties, data.warm_I[data.target_U("test")]
     rows: dict[str, list[dict[str, float]]] = {}
     users: list[pd.DataFrame] = []
     valid: dict[str, float] = {}
 
-    def take(row: str, seed: int, scores_UI: Any) -> None:
-        rows.setdefault(row, []).append(evaluate_split(scores_UI, data, "test", k, ties))
-        of_users = evaluate_users(scores_UI, target_U, data.train, k, ties).rename_axis("user").reset_index()
-        users.append(of_users.assign(row=row, seed=seed, warm=data.warm_I[target_U]))
+    def take(row: str, seed: int, blocks: Iterable[tuple[slice, torch.Tensor]]) -> None:
+        metrics, of_users = evaluate_blocks(blocks, data, "test", k, ties)
+        rows.setdefault(row, []).append(metrics)
+        users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm_U))
 
     for name in baselines:
-        take(name, 0, lookup("baseline", name)().scores(data))
+        scores_UI = torch.as_tensor(lookup("baseline", name)().scores(data))
+        take(name, 0, [(slice(0, data.n_users), scores_UI)])
     for row, recipe in zip(labels, recipes, strict=True):
         best = []
         for seed in seeds:
             run = train(recipe.but(seed=seed), data, progress)
-            take(row, seed, run.scores_UI)
+            take(row, seed, run.model.score_blocks())
             best.append(run.best_valid)
         valid[row] = float(np.mean(best))
     table: dict[tuple[str, str], list[float]] = {}

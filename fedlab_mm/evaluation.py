@@ -67,20 +67,21 @@ def evaluate(
 
 def evaluate_blocks(
     blocks: Iterable[tuple[slice, Tensor]], data: Dataset, split: str, k: int = 50, ties: str = "expected"
-) -> dict[str, float]:
-    """`evaluate_split` of scores that come a block of users at a time, so that they need never be held at once.
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """`evaluate_split` and `evaluate_users` of scores that come a block of users at a time, so that they need never be
+    held at once.
 
     Args:
         blocks: which users, one slice after the other, and their scores [C, I].
     """
-    users, listed = [], []
+    users, listed, target_U = [], [], data.target_U(split)
     for block, scores_CI in blocks:
         seen = data.train.take(np.arange(block.start, block.stop))
-        users.append(evaluate_users(scores_CI, data.target_U(split)[block], seen, k, ties))
+        users.append(evaluate_users(scores_CI, target_U[block], seen, k, ties))
         if split == "test":
             listed.append(_coverage(recommended(scores_CI, seen, k, ties)))
-    result = _means(pd.concat(users, ignore_index=True), k, data.warm_I)
-    return result | (_lists(listed, k, data.popularity_I) if listed else {})
+    every = pd.concat(users, ignore_index=True)
+    return _means(every, k, data.warm_I) | (_lists(listed, k, data.popularity_I) if listed else {}), every
 
 
 def _means(users: pd.DataFrame, k: int, warm_I: Any) -> dict[str, float]:

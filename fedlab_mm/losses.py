@@ -10,6 +10,10 @@ from fedlab_mm.registry import register
 class Loss:
     """`of(logits, labels)` gives the loss of each pair, same shape; a client minimises its mean."""
 
+    def __init_subclass__(cls) -> None:
+        if "of" in vars(cls) and "slope" not in vars(cls):  # a parent's slope is not that of another loss
+            cls.slope = Loss.slope  # type: ignore[method-assign]
+
     def of(self, logits: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
 

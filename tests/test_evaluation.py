@@ -1,6 +1,7 @@
 """Ranking metrics against the mean over random tie-breaks, scikit-learn, and published figures."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import ndcg_score
@@ -148,4 +149,6 @@ def test_blocks_of_users_give_what_all_at_once_do(world, split, ties):
     scores = torch.randint(0, 4, (world.n_users, world.n_items), generator=torch.Generator().manual_seed(0)).float()
     blocks = [(slice(a, b), scores[a:b]) for a, b in ((0, 4), (4, 5), (5, world.n_users))]
     whole = evaluate_split(scores, world, split, 5, ties)
-    assert evaluate_blocks(iter(blocks), world, split, 5, ties) == pytest.approx(whole, rel=1e-12)
+    metrics, users = evaluate_blocks(iter(blocks), world, split, 5, ties)
+    assert metrics == pytest.approx(whole, rel=1e-12)
+    pd.testing.assert_frame_equal(users, evaluate_users(scores, world.target_U(split), world.train, 5, ties))

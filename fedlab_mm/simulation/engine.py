@@ -183,14 +183,22 @@ class Engine:
         own_CI[histories.users, histories.items] = torch.from_numpy(1 / histories.lengths[histories.users]).to(own_CI)
         return own_CI.to(self.device)
 
+    def _fresh_numbers(self, initial: Mapping[str, Tensor]) -> int:
+        """How many new private numbers a round holds beside the old ones."""
+        n_clients = max(1, round(self.recipe.clients * self.data.n_users))
+        return n_clients * sum(p.numel() for n, p in initial.items() if n != PERSONAL)
+
     def _needs(self, initial: Mapping[str, Tensor], keeps: bool) -> dict[str, int]:
         n_users, n_items, size = self.data.n_users, self.data.n_items, self.recipe.dtype.itemsize
         numbers = sum(p.numel() for n, p in initial.items() if n != PERSONAL)
         needs = {f"the private parameters of {n_users:,} clients": n_users * numbers * size}
+        needs["their new values in a round"] = self._fresh_numbers(initial) * size
         if PERSONAL in initial:
-            pairs = (1 + self.recipe.negatives) * len(self.data.train.items)
+            pairs = (1 + self.recipe.rounds * self.recipe.negatives) * len(
+                self.data.train.items
+            )  # new negatives a round
             rows = min(pairs, n_users * n_items) * initial[PERSONAL].shape[1] * size
-            needs["their item tables after a round"] = n_users * n_items * torch.int32.itemsize + 2 * rows
+            needs["the rows that they will have touched"] = n_users * n_items * torch.int32.itemsize + rows
         if keeps:
             needs["the scores by the items that they keep"] = 2 * n_users * n_items * size
         return needs
@@ -213,13 +221,14 @@ class Engine:
         if not sound_C.all():
             raise DivergedError(t, int(clients[int((~sound_C).nonzero()[0])]))
         n_bytes = traffic(self.method, sent)
+        loss = float(alpha_C @ work.loss_C.double().cpu().numpy())
         self._update_server(sent, work.mixed, t)
         self._take(clients, work)
         self.round, self.last_clients = t, clients
         return RoundRecord(
             round=t,
             clients=clients,
-            loss=float(alpha_C @ work.loss_C.double().numpy()),
+            loss=loss,
             metrics={},
             upload_bytes=sum(n_bytes.upload(int(n)) for n in work.n_rows_C),
             download_bytes=n_bytes.download * len(clients),
@@ -269,11 +278,11 @@ class Engine:
     def state(self) -> dict[str, Tensor]:
         """All that the next round depends on, by name, as copies on the CPU."""
         shared = {f"shared.{k}": v.detach().cpu().clone() for k, v in self.method.shared.state_dict().items()}
-        private = {f"private.{k}": v.cpu().clone() for k, v in self.private.items()}
+        private = {f"private.{k}": self.storage.copy(v) for k, v in self.private.items()}
         if self.personal is not None:
             private |= {f"{PERSONAL}.{k}": v.cpu() for k, v in self.personal.state().items()}
         if self.kept_UI is not None:
-            private["private.kept scores"] = self.kept_UI.cpu().clone()
+            private["private.kept scores"] = self.storage.copy(self.kept_UI)
         moments: dict[str, Tensor] = {}
         if self.optimizer:
             for i, entry in self.optimizer.state_dict()["state"].items():

@@ -48,6 +48,8 @@ class Gram(Kernel):
         backbone = method.client.backbone
         return (
             isinstance(method, FedMR)
+            and type(method).represent is FedMR.represent
+            and type(method).views is FedMR.views
             and method.recipe.optimizer == "sgd"
             and not (backbone.personal_table or backbone.alternates or backbone.keeps_items)
         )

@@ -24,12 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab_mm.backbones import LinearBackbone
+from fedlab_mm.backbones import Backbone, LinearBackbone
 from fedlab_mm.data.negatives import Samples
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL, Batch
+from fedlab_mm.methods.fedmr import FedMR
 from fedlab_mm.methods.none import NoFusion
 from fedlab_mm.methods.serverside import ServerSide
+from fedlab_mm.routing import Router
 from fedlab_mm.simulation.engine import Engine
 from fedlab_mm.simulation.state import RankOne
 
@@ -81,6 +83,7 @@ class Chunk:
     """Some of a round's clients and what they are trained on.
 
     Attributes:
+        users: who they are.
         rows_CN: their items; there_CN: false where a row is padding (its shares are zero, so it changes nothing).
         batch: shares, labels and the router's shares of those rows.
         alpha_C: their weights in the aggregation.
@@ -88,6 +91,7 @@ class Chunk:
         personal_CNW: their personal rows, which a kernel moves in place.
     """
 
+    users: Tensor
     rows_CN: Tensor
     there_CN: Tensor
     batch: Batch
@@ -113,9 +117,8 @@ class Chunk:
         )
         users = torch.from_numpy(clients[chosen]).to(device)
         personal = None if engine.personal is None else engine.personal.read(users[:, None].expand_as(rows_CN), rows_CN)
-        return cls(
-            rows_CN, there_CN, batch, alpha_C[picked], {n: p[users] for n, p in engine.private.items()}, personal
-        )
+        private: dict[str, Tensor | RankOne] = {n: p[users] for n, p in engine.private.items()}
+        return cls(users, rows_CN, there_CN, batch, alpha_C[picked], private, personal)
 
     def gather(self, table: Tensor) -> Tensor:
         """The rows of a table by item: [I, …] in, [C, N, …] out."""
@@ -202,7 +205,8 @@ class Vmapped(Kernel):
             if p.moves
         }
         if chunk.personal_CNW is not None:
-            raise NotImplementedError("a backbone with a personal table that keeps its items")
+            own[PERSONAL] = self.engine.personal.dense(chunk.users)  # type: ignore[union-attr]
+            own[PERSONAL][c_P, i_P] = chunk.personal_CNW[c_P, n_P]
         own_CI = whole(chunk.alpha_C.new_zeros(n_items), chunk.batch.own_N)
 
         def logits(own: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
@@ -224,10 +228,8 @@ class Linear(Kernel):
     def fits(method: Method) -> bool:
         backbone = method.client.backbone
         return (
-            isinstance(backbone, LinearBackbone)
+            scores_linearly(method)
             and isinstance(method, (ServerSide, NoFusion))
-            and type(backbone).forward is LinearBackbone.forward
-            and not backbone.own_table
             and not (backbone.keeps_items and backbone.personal_table)
         )
 
@@ -291,7 +293,7 @@ class _LinearClients:
         if self.personal_CND is not None:
             penalty_C, of_common_CND, of_personal_CND = self._penalty(weights_CE, self.personal_CND)
             loss_C += penalty_C
-            of_personal_CND += of_items_CND
+            of_personal_CND = of_personal_CND + of_items_CND
 
         gradients: dict[str, Tensor] = {}
         of_q_CK = times(residual_CN, self.x_CNK)
@@ -319,7 +321,7 @@ class _LinearClients:
             self.through_views.append((residual_CN, q_CK if self.routers is not None else q_CK.clone()))  # θ moves
             if of_common_CND is not None:
                 spread = of_common_CND if weights_CE is None else outer(weights_CE, of_common_CND)
-                self.of_common_CNK = spread if self.of_common_CNK is None else self.of_common_CNK.add_(spread)
+                self.of_common_CNK = spread if self.of_common_CNK is None else self.of_common_CNK + spread
         self.optimizer.step(gradients)
         if private and self.routers is not None:
             self.routers.step(epoch)
@@ -338,7 +340,7 @@ class _LinearClients:
         of_views_CNK = torch.bmm(residual_CNT, torch.stack([q for _, q in self.through_views], dim=1))
         if self.of_common_CNK is not None:
             of_views_CNK += self.of_common_CNK
-        self.chunk.add_to(total.flatten(1), of_views_CNK)
+        self.chunk.add_to(total.view(len(total), -1), of_views_CNK)
 
     def scores(self) -> Tensor:
         """Every item's score by what each client keeps, [C, I]."""
@@ -371,6 +373,7 @@ class _LinearClients:
             penalty_C = backbone.penalty(
                 leaves[0], leaves[1], self.batch.share_N, self.kernel.recipe, self.kernel.round
             )
+            penalty_C = penalty_C + 0 * sum(leaf.sum() for leaf in leaves)  # it may be constant
             of_common, of_personal = torch.autograd.grad(
                 penalty_C.sum(), leaves, materialize_grads=True, allow_unused=True
             )
@@ -474,6 +477,23 @@ class RankOneLayer(PlainLayer):
 
     def change(self) -> RankOne:
         return RankOne(self.scale, self.moved_CH, self.read_CK)
+
+
+def scores_linearly(method: Method) -> bool:
+    """Is a score θ·x + b, with θ and b private and x the fused vector or table row, by nobody's overridden code?"""
+    backbone, router = method.client.backbone, method.client.router
+    return (
+        isinstance(backbone, LinearBackbone)
+        and type(backbone).forward is LinearBackbone.forward
+        and type(backbone).lift is Backbone.lift
+        and backbone.private == LinearBackbone.private == {n for n, _ in backbone.named_parameters()}
+        and not backbone.own_table
+        and (router is None or type(router) is Router)
+        and all(
+            getattr(type(method), n) is getattr(Method, n) for n in ("weights", "fuse", "score", "objective", "logits")
+        )
+        and type(method).represent in (Method.represent, NoFusion.represent, FedMR.represent)
+    )
 
 
 def times(vector_Cx: Tensor, matrix_Cxy: Tensor) -> Tensor:

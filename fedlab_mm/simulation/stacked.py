@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_mm.backbones import LinearBackbone
 from fedlab_mm.data.negatives import Samples
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
@@ -19,7 +18,19 @@ from fedlab_mm.methods.fedmr import FedMR
 from fedlab_mm.registry import register
 from fedlab_mm.simulation.engine import Engine, LocalWork
 from fedlab_mm.simulation.gram import Gram
-from fedlab_mm.simulation.kernels import BIAS, HIDDEN, WEIGHT, Chunk, Kernel, Linear, Touched, Vmapped, outer, times
+from fedlab_mm.simulation.kernels import (
+    BIAS,
+    HIDDEN,
+    WEIGHT,
+    Chunk,
+    Kernel,
+    Linear,
+    Touched,
+    Vmapped,
+    outer,
+    scores_linearly,
+    times,
+)
 from fedlab_mm.simulation.state import RankOne
 
 MOST = 4096  # clients of a chunk
@@ -84,9 +95,8 @@ class Stacked(Engine):
     @property
     def linear(self) -> bool:
         """Are scores linear in item rows that are the same to all clients, but for a personal row?"""
-        method = self.method
-        of_fedmr = isinstance(method, FedMR) and self.personal is None
-        return Linear.fits(method) or (of_fedmr and type(method.client.backbone).forward is LinearBackbone.forward)
+        of_fedmr = isinstance(self.method, FedMR) and self.personal is None
+        return Linear.fits(self.method) or (of_fedmr and scores_linearly(self.method))
 
     def prepared(self, sent: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self.linear and isinstance(self.method, FedMR):  # the views of the global model, which all clients share
@@ -112,6 +122,10 @@ class Stacked(Engine):
             scores_CI[c_P, i_P] += (change_PW * theta_CD[c_P]).sum(dim=1)
         return scores_CI
 
+    def _fresh_numbers(self, initial: Mapping[str, Tensor]) -> int:
+        changes = {HIDDEN} if Linear.fits(self.method) and self.recipe.optimizer == "sgd" else set()  # of rank one
+        return super()._fresh_numbers({n: p for n, p in initial.items() if n not in changes})
+
     def weights_of_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
         method = self.method
         if not self.linear:
@@ -131,7 +145,8 @@ class Stacked(Engine):
     def bytes_to_score(self, n_items: int) -> float:
         size = self.recipe.dtype.itemsize
         if self.linear:
-            return 4 * n_items * size
+            width = 0 if self.personal is None else self.personal.initial_IW.shape[1]
+            return 4 * (1 + width) * n_items * size
         n_views = len(self.views) if self.method.routes else 1
         return n_items * size * (n_views + 8) * self.method.client.backbone.item_width
 

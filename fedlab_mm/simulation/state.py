@@ -18,6 +18,7 @@ from torch import Tensor
 from fedlab_mm.errors import FedlabError
 
 VARIABLE = "FEDLAB_MM_MEMORY_GB"
+LARGE = 1e9  # bytes
 
 
 def device_of(name: str) -> torch.device:
@@ -41,13 +42,14 @@ class Storage:
 
     Args:
         device: where tensors live. Files are mapped on the CPU only.
-        budget: bytes; by default $FEDLAB_MM_MEMORY_GB, or 60 % of the memory that is free now.
+        budget: bytes; by default $FEDLAB_MM_MEMORY_GB or 60 % of the memory that is free now; on a GPU 80 % of its own.
     """
 
     def __init__(self, device: torch.device, budget: int | None = None):
         self.device = device
         self.budget = free_memory(device) if budget is None else budget
         self.taken = 0
+        self.mapped: set[int] = set()  # addresses of what is in files
 
     def room(self) -> tuple[int, int]:
         """Bytes left: in memory, and on the disk of temporary files, half of which are ours to take."""
@@ -84,8 +86,29 @@ class Storage:
             self.taken += n_bytes
             return torch.empty(shape, dtype=dtype, device=self.device)
         with tempfile.NamedTemporaryFile(prefix="fedlab_mm-") as file:  # its name goes, the mapping stays
-            file.truncate(n_bytes)
-            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(shape)
+            try:
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            except OSError as error:
+                folder = tempfile.gettempdir()
+                raise FedlabError(
+                    f"{folder} has no room for {gigabytes(n_bytes)} of state ({error.strerror})"
+                ) from None
+            tensor = torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(shape)
+        self.mapped.add(tensor.data_ptr())
+        return tensor
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy on the CPU; a large one in a mapped file, so that snapshots of a state never fill the memory."""
+        if tensor.numel() * tensor.dtype.itemsize < LARGE:
+            return tensor.detach().cpu().clone()
+        return Storage(torch.device("cpu"), budget=0).empty(tuple(tensor.shape), tensor.dtype).copy_(tensor.detach())
+
+    def release(self, tensor: Tensor) -> None:
+        """A tensor from here is given up."""
+        if tensor.data_ptr() in self.mapped:
+            self.mapped.remove(tensor.data_ptr())
+        else:
+            self.taken -= tensor.numel() * tensor.dtype.itemsize
 
     def rows(self, row: Tensor, n: int) -> Tensor:
         """n copies of a row, [n, …]."""
@@ -157,12 +180,12 @@ class PersonalRows:
         self.slot_UI[users_P[new], items_P[new]] = slots_P[new].int()
         self.pool[slots_P - 1] = rows_PW
 
-    def touched(self, users: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def touched(self, users: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows that some users keep: number of the user within the slice, item, slot in `pool`; in that order."""
         c_P, i_P = self.slot_UI[users].nonzero(as_tuple=True)
         return c_P, i_P, self.slot_UI[users][c_P, i_P].long() - 1
 
-    def dense(self, users: slice, n_items: int | None = None) -> Tensor:
+    def dense(self, users: slice | Tensor, n_items: int | None = None) -> Tensor:
         """Whole tables [C, I, W]; zero rows are added for items beyond the catalogue."""
         c_P, i_P, slot_P = self.touched(users)
         n_users = len(self.slot_UI[users])
@@ -188,6 +211,6 @@ class PersonalRows:
         if n_rows > len(self.pool):
             pool = self.storage.empty((max(n_rows, 3 * len(self.pool) // 2), self.pool.shape[1]), self.pool.dtype)
             pool[: self.n_rows] = self.pool[: self.n_rows]
-            self.storage.taken -= self.pool.numel() * self.pool.dtype.itemsize
+            self.storage.release(self.pool)
             self.pool = pool
         self.n_rows = n_rows

@@ -262,3 +262,57 @@ def test_a_backbone_that_is_not_linear_and_a_loss_of_ones_own(world, recipe):
                 assert_same(*pair, 1e-9)
     finally:
         del _FAMILIES["backbone"]["test cubic"], _FAMILIES["backbone"]["test linear"], _FAMILIES["loss"]["test huber"]
+
+
+class Lifted(LinearBackbone):
+    def lift(self, fused_ND):
+        return 2 * fused_ND
+
+
+class SharedPredictor(LinearBackbone):
+    private = frozenset()
+
+
+class SharedBias(LinearBackbone):
+    private = frozenset({"predictor.weight"})
+
+
+class TableBeside(LinearBackbone):
+    own_table = True
+
+
+class KeptPersonal(lookup("backbone", "fedrap")):
+    keeps_items = True
+
+
+class Attracted(lookup("backbone", "fedrap")):
+    def penalty(self, common_NW, personal_NW, share_N, recipe, round):
+        return (share_N * (common_NW + personal_NW).square().mean(dim=-1)).sum(dim=-1)
+
+
+class Unpunished(lookup("backbone", "fedrap")):
+    def penalty(self, common_NW, personal_NW, share_N, recipe, round):
+        return share_N.new_zeros(share_N.shape[:-1])
+
+
+class Smoothed(lookup("loss", "bce")):
+    def of(self, logits, labels):
+        return super().of(logits, 0.9 * labels + 0.05)
+
+
+@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize(
+    "newcomer", [Lifted, SharedPredictor, SharedBias, TableBeside, KeptPersonal, Attracted, Unpunished, Smoothed]
+)
+def test_gradients_by_hand_are_taken_only_where_they_are_right(world, recipe, method, newcomer):
+    """A subclass that differs in one thing trains and scores as it does in the loop."""
+    family = "loss" if newcomer is Smoothed else "backbone"
+    register(family, "test newcomer")(newcomer)
+    try:
+        r = recipe.but(method=method, precision="float64", lr=0.05, shared_lr=0.05, id_lr_scale=1.0)
+        r = r.but(**{family: "test newcomer"})
+        plain, fast = (run(r.but(engine=e), world, 3)[0] for e in ("loop", "stacked"))
+        assert_same(plain, fast, 1e-9)
+        torch.testing.assert_close(fast.scores(), plain.scores(), rtol=1e-9, atol=1e-9)
+    finally:
+        del _FAMILIES[family]["test newcomer"]

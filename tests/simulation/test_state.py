@@ -78,7 +78,10 @@ def test_too_many_clients_are_foreseen(world, recipe, monkeypatch):
     with pytest.raises(fl.FedlabError, match="for the private parameters of 9 clients") as caught:
         next(fl.rounds(recipe, world))
     assert "a smaller dim (now 4)" in str(caught.value)
-    for backbone, need in (("fedrap", "their item tables"), ("pfedrec", "the scores by the items that they keep")):
+    for backbone, need in (
+        ("fedrap", "the rows that they will have touched"),
+        ("pfedrec", "the scores by the items that they keep"),
+    ):
         with pytest.raises(fl.FedlabError, match=need):
             next(fl.rounds(recipe.but(backbone=backbone), world))
     monkeypatch.setenv(state.VARIABLE, "much")
