@@ -136,7 +136,11 @@ def exponent(growth: pd.DataFrame, axis: str, largest: int = 0) -> float:
 def picture(growth: pd.DataFrame, path: Path) -> None:
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
-    notes = {"clients": "10,000 items, 7 interactions each", "items": "10,000 clients", "interactions": "5,000 × 5,000"}
+    notes = {
+        "clients": "10,000 items, 7 interactions each",
+        "items": "10,000 clients",
+        "interactions": "5,000 clients, 5,000 items",
+    }
     for panel, axis in zip(axes, GROWTH, strict=True):
         rows = growth[growth["part"] == axis]
         panel.loglog(rows[COLUMN[axis]], rows["round, s"], "o-")
