@@ -62,10 +62,13 @@ def test_router_weights(trained, world, recipe):
         plain.router_weights()
 
 
-@pytest.mark.parametrize("server_optimizer", ["sgd", "adam"])
-def test_a_saved_run_resumes_bit_for_bit(world, tmp_path, server_optimizer):
-    r = fl.Recipe(dataset="tiny", rounds=7, dim=4, id_dim=6, k=5, clients=0.4, server_optimizer=server_optimizer)
-    r = r.but(lr=0.05)
+@pytest.mark.parametrize(
+    ("backbone", "server_optimizer"),
+    [("fcf", "sgd"), ("fcf", "adam"), ("fedrap", "sgd"), ("pfedrec", "sgd"), ("fedncf", "adam")],
+)
+def test_a_saved_run_resumes_bit_for_bit(world, tmp_path, backbone, server_optimizer):
+    r = fl.Recipe(dataset="tiny", backbone=backbone, rounds=7, dim=4, id_dim=6, k=5, clients=0.4)
+    r = r.but(lr=0.05, server_optimizer=server_optimizer)
     whole = fl.train(r, world, progress=False)
     part = fl.train(r.but(rounds=3), world, progress=False)
     loaded = fl.load_run(part.save(tmp_path / "a"), world)

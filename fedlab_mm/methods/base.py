@@ -356,6 +356,10 @@ class Method:
             parts["item_table"] = self.shared.item_table.new_zeros(n_new, self.client.backbone.item_width)
         return parts
 
+    def n_rows(self, sent: Parameters) -> int:
+        """How many items something broadcast speaks of: the catalogue's, and new ones where there are any."""
+        return next(len(sent[n]) for n, part in self.parts.items() if part.by_item)
+
     def user_embeddings(self) -> list[str]:
         """The private parameters that the papers count once for every user."""
         return sorted(n for n in self.private if n.startswith("backbone.user_"))

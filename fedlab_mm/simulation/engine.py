@@ -164,7 +164,7 @@ class Engine:
             return self.method.broadcast()
 
     def _global_blocks(self, sent: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
+        n_items = self.method.n_rows(sent)
         with torch.no_grad():
             sent = self.prepared(sent)
         for users in self._blocks(n_items):

@@ -104,7 +104,7 @@ class Loop(Engine):
 
     def _locals(self, sent: Mapping[str, Tensor], users: slice) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """What each of some users has and was sent, and 1 / n_u at its training items."""
-        n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
+        n_items = self.method.n_rows(sent)
         for u in range(users.start, users.stop):
             local = {**sent, **{n: p[u] for n, p in self.private.items()}}
             if self.personal is not None:

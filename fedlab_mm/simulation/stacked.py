@@ -152,7 +152,7 @@ class Stacked(Engine):
 
     def _of_each_user(self, function: Callable[..., Tensor], sent: Mapping[str, Tensor], users: slice) -> Tensor:
         """A function of a user's private parameters and 1 / n_u at its training items, vectorised over users."""
-        n_items = next(len(sent[n]) for n, part in self.method.parts.items() if part.by_item)
+        n_items = self.method.n_rows(sent)
         private = {n: p[users] for n, p in self.private.items()}
         if self.personal is not None:
             private[PERSONAL] = self.personal.dense(users, n_items)
