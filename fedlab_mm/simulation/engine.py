@@ -254,7 +254,7 @@ class Engine:
             self.kept_UI[users] = work.kept_CI
 
     def _update_server(self, sent: Mapping[str, Tensor], mixed: Mapping[str, Tensor], t: int) -> None:
-        before = copy.deepcopy(self.method.shared.state_dict())
+        before = {n: p.clone() for n, p in self.method.shared.state_dict().items()}
         moments = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer else None
         self.method.server_update(sent, mixed, self.optimizer)
         if all(torch.isfinite(p.sum()) for p in self.method.shared.parameters()):

@@ -128,8 +128,11 @@ class Chunk:
         """total[i] += Σ over the rows that are item i, each client's weighted: [I, …] and [C, N, …]. Padding must be
         zero or will be multiplied by zero."""
         weight_CN = self.there_CN * self.alpha_C[:, None]
-        weighted = change * weight_CN.view(*weight_CN.shape, *[1] * (change.ndim - 2))
-        total.index_add_(0, self.rows_CN.flatten(), weighted.flatten(0, 1))
+        self.add_weighted(total, change * weight_CN.view(*weight_CN.shape, *[1] * (change.ndim - 2)))
+
+    def add_weighted(self, total: Tensor, change: Tensor) -> None:
+        """The same of what is weighted already, and zero in padding."""
+        total.index_add_(0, self.rows_CN.flatten(), change.flatten(0, 1))
 
 
 class Kernel:
@@ -336,11 +339,12 @@ class _LinearClients:
             self.through_views.append((self.batch.own_N, self.routers.of_input()))
             if isinstance(self.routers.layer, RankOneLayer):
                 self.chunk.private[HIDDEN] = self.routers.layer.change()
-        residual_CNT = torch.stack([r for r, _ in self.through_views], dim=2)
+        alpha_C11 = self.chunk.alpha_C[:, None, None]
+        residual_CNT = torch.stack([r for r, _ in self.through_views], dim=2) * alpha_C11  # zero in padding
         of_views_CNK = torch.bmm(residual_CNT, torch.stack([q for _, q in self.through_views], dim=1))
         if self.of_common_CNK is not None:
-            of_views_CNK += self.of_common_CNK
-        self.chunk.add_to(total.view(len(total), -1), of_views_CNK)
+            of_views_CNK.addcmul_(self.of_common_CNK, alpha_C11 * self.chunk.there_CN[:, :, None])
+        self.chunk.add_weighted(total.view(len(total), -1), of_views_CNK)
 
     def scores(self) -> Tensor:
         """Every item's score by what each client keeps, [C, I]."""
