@@ -167,6 +167,7 @@ def load_run(
     try:
         recipe = Recipe.from_json((folder / "recipe.json").read_text()).but(device=device)
         about = json.loads((folder / "run.json").read_text())
+        known_as, best_round, test = about["data"]["sha256"], about["best_round"], about["test"]
         history = pd.read_csv(folder / "history.csv")
         best_state = load_file(folder / "best.safetensors")
         last_state = load_file(folder / "last.safetensors")
@@ -174,15 +175,17 @@ def load_run(
         raise
     except (ValueError, TypeError, SafetensorError) as error:
         raise FedlabError(f"{folder} holds a damaged run: {error}") from None
+    except KeyError as error:
+        raise FedlabError(f"{folder} holds a damaged run: run.json lacks {error}") from None
     data = data if data is not None else load(recipe.dataset, root)
-    if data.fingerprint != about["data"]["sha256"]:
+    if data.fingerprint != known_as:
         raise FedlabError(
             f"{folder} was trained on other data than this {data.name}: "
-            f"sha256 {about['data']['sha256'][:12]}… there, {data.fingerprint[:12]}… here"
+            f"sha256 {known_as[:12]}… there, {data.fingerprint[:12]}… here"
         )
     engine: Engine = lookup("engine", recipe.engine)(recipe, data)
     engine.load_state(best_state)
-    return Run(recipe, data, history, about["test"], about["best_round"], engine, last_state)
+    return Run(recipe, data, history, test, best_round, engine, last_state)
 
 
 def compare(

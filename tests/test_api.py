@@ -119,6 +119,12 @@ def test_damaged_runs_are_refused(trained, world, tmp_path):
     folder = trained.save(tmp_path / "run")
     with pytest.raises(fl.FedlabError, match="was trained on other data"):
         fl.load_run(folder, tiny(seed=1))
+    about = (folder / "run.json").read_text()
+    for text, message in (("{}", "run.json lacks 'data'"), ("", "damaged")):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(fl.FedlabError, match=message):
+            fl.load_run(folder, world)
+    (folder / "run.json").write_text(about)
     content = (folder / "last.safetensors").read_bytes()
     (folder / "last.safetensors").write_bytes(content[:100])
     with pytest.raises(fl.FedlabError, match="damaged"):

@@ -194,10 +194,8 @@ class Engine:
         needs = {f"the private parameters of {n_users:,} clients": n_users * numbers * size}
         needs["their new values in a round"] = self._fresh_numbers(initial) * size
         if PERSONAL in initial:
-            pairs = (1 + self.recipe.rounds * self.recipe.negatives) * len(
-                self.data.train.items
-            )  # new negatives a round
-            rows = min(pairs, n_users * n_items) * initial[PERSONAL].shape[1] * size
+            draws = 1 + self.recipe.rounds * self.recipe.negatives  # negatives are new in every round
+            rows = min(draws * len(self.data.train.items), n_users * n_items) * initial[PERSONAL].shape[1] * size
             needs["the rows that they will have touched"] = n_users * n_items * torch.int32.itemsize + rows
         if keeps:
             needs["the scores by the items that they keep"] = 2 * n_users * n_items * size
@@ -221,6 +219,8 @@ class Engine:
         if not sound_C.all():
             raise DivergedError(t, int(clients[int((~sound_C).nonzero()[0])]))
         n_bytes = traffic(self.method, sent)
+        if self.personal is not None and work.personal is not None:
+            self.personal.reserve(len(work.personal[0]))  # no room: said while nothing has moved
         loss = float(alpha_C @ work.loss_C.double().cpu().numpy())
         self._update_server(sent, work.mixed, t)
         self._take(clients, work)

@@ -90,7 +90,7 @@ class Stacked(Engine):
     def _room(self, kernel: Kernel) -> float:
         if self.recipe.chunk is not None:
             return float("inf")
-        return kernel.cache if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] / 8
+        return torch.cuda.mem_get_info(self.device)[0] / 8 if self.device.type == "cuda" else kernel.cache
 
     @property
     def linear(self) -> bool:

@@ -176,7 +176,8 @@ class PersonalRows:
         slots_P = self.slot_UI[users_P, items_P].long()
         new = (slots_P == 0).nonzero()[:, 0]
         slots_P[new] = self.n_rows + 1 + torch.arange(len(new), device=slots_P.device)
-        self._grow(self.n_rows + len(new))
+        self.reserve(len(new))
+        self.n_rows += len(new)
         self.slot_UI[users_P[new], items_P[new]] = slots_P[new].int()
         self.pool[slots_P - 1] = rows_PW
 
@@ -207,10 +208,15 @@ class PersonalRows:
         n_items = len(self.initial_IW)
         self.write(pairs // n_items, pairs % n_items, state["rows"].to(self.pool))
 
-    def _grow(self, n_rows: int) -> None:
+    def reserve(self, n_more: int) -> None:
+        """Make room for so many more rows.
+
+        Raises:
+            FedlabError: there is none.
+        """
+        n_rows = self.n_rows + n_more
         if n_rows > len(self.pool):
             pool = self.storage.empty((max(n_rows, 3 * len(self.pool) // 2), self.pool.shape[1]), self.pool.dtype)
             pool[: self.n_rows] = self.pool[: self.n_rows]
             self.storage.release(self.pool)
             self.pool = pool
-        self.n_rows = n_rows

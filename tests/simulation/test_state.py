@@ -89,6 +89,23 @@ def test_too_many_clients_are_foreseen(world, recipe, monkeypatch):
         next(fl.rounds(recipe, world))
 
 
+def test_a_round_that_finds_no_room_moves_nothing(world, recipe, monkeypatch):
+    engine = lookup("engine", "stacked")(recipe.but(backbone="fedrap", clients=0.3), world)
+    engine.step()
+    before = engine.state()
+
+    def full(self, shape, dtype):
+        raise fl.FedlabError("no room")
+
+    monkeypatch.setattr(Storage, "empty", full)
+    with pytest.raises(fl.FedlabError, match="no room"):
+        for _ in range(9):
+            before = engine.state()
+            engine.step()
+    for name, value in engine.state().items():
+        assert torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there(world, recipe, device):
     with pytest.raises(fl.FedlabError, match=f"device '{device}' is not there .*there are: cpu"):
