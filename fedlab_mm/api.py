@@ -27,20 +27,41 @@ from fedlab_mm.simulation.engine import traffic
 BASELINES = ("popularity", "itemknn", "ease")
 
 
-def load(name: str, root: str | os.PathLike[str] | None = None, seed: int = 0) -> Dataset:
-    """A dataset by name: "toy" is generated; "ku" is read from `root`, $FEDLAB_MM_DATA or the user's cache folder.
+def load(
+    name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, seed: int = 0, **options: Any
+) -> Any:
+    """A dataset by name, or a folder of your own.
+
+    "toy" is generated. Others are read from `root`, $FEDLAB_MM_DATA or the user's cache folder, and fetched into the
+    latter where their publishers allow it. A folder holds `interactions.csv` and `items.csv` (see `data/folder.py`).
 
     Args:
+        name: of a dataset (`available()["dataset"]`; some have parts, as in "amazon:All_Beauty"), or a folder's path.
         root: the dataset's folder, or the folder that holds it.
         seed: of generated data.
+        options: the choices of `data.Preparation`: core, fewest, split, held_out, missing, encoder, device, cache,
+            progress.
+
+    Returns:
+        A `Dataset`, or a `ClickLog` for click prediction.
 
     Raises:
-        FedlabError: an unknown name, files that are not there (the message says where to get them), bad content.
+        FedlabError: an unknown name or option, files that are not there (the message says where to get them), bad
+            content.
 
     >>> load("toy").n_items
     500
     """
-    return lookup("dataset", name).load(root=root, seed=seed)
+    text = os.fspath(name)
+    family, _, part = text.partition(":")
+    if text not in names("dataset") and family not in names("dataset") and (os.sep in text or Path(text).is_dir()):
+        return lookup("dataset", "folder").load(root=text, seed=seed, **options)
+    if part and family in names("dataset"):
+        member = lookup("dataset", family)
+        if not hasattr(member, "of"):
+            raise FedlabError(f"dataset '{family}' has no parts, so '{part}' is none of them")
+        return member.of(part).load(root=root, seed=seed, **options)
+    return lookup("dataset", text).load(root=root, seed=seed, **options)
 
 
 def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
@@ -217,7 +238,7 @@ def compare(
         if [*baselines, *labels].count(row) > 1:
             raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
     data = _data_of(recipes[0], data)
-    k, ties, warm_U = recipes[0].k, recipes[0].ties, data.warm_I[data.target_U("test")]
+    k, ties = recipes[0].k, recipes[0].ties
     rows: dict[str, list[dict[str, float]]] = {}
     users: list[pd.DataFrame] = []
     valid: dict[str, float] = {}
@@ -225,7 +246,8 @@ def compare(
     def take(row: str, seed: int, blocks: Iterable[tuple[slice, torch.Tensor]]) -> None:
         metrics, of_users = evaluate_blocks(blocks, data, "test", k, ties)
         rows.setdefault(row, []).append(metrics)
-        users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm_U))
+        warm = data.warm_I[of_users["target"]]
+        users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm))
 
     for name in baselines:
         scores_UI = torch.as_tensor(lookup("baseline", name)().scores(data))

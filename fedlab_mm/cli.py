@@ -79,8 +79,8 @@ def _compare(options: argparse.Namespace) -> int:
         recipes = [api.tune(r, grids, data, place, seeds=tried) for r, place in zip(recipes, places, strict=True)]
     table = api.compare(recipes, range(options.seeds), data, label=lambda r: r.label if grids else None)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
-    cold = int((~data.warm_I[data.target_U("test")]).sum())
-    print(f"\n{data.name}: {data.n_users} test targets, {cold} of them cold; mean ± sd over {seeds}\n")
+    targets, cold = int((data.target_U("test") >= 0).sum()), data.n_cold("test")
+    print(f"\n{data.name}: {targets} test targets, {cold} of them cold; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
         print(api.show(table).to_string())
         if grids:

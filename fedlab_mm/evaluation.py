@@ -69,18 +69,21 @@ def evaluate_blocks(
     blocks: Iterable[tuple[slice, Tensor]], data: Dataset, split: str, k: int = 50, ties: str = "expected"
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """`evaluate_split` and `evaluate_users` of scores that come a block of users at a time, so that they need never be
-    held at once.
+    held at once. A user without a target of this split is left out; the table's index says who each row is.
 
     Args:
         blocks: which users, one slice after the other, and their scores [C, I].
     """
     users, listed, target_U = [], [], data.target_U(split)
     for block, scores_CI in blocks:
-        seen = data.train.take(np.arange(block.start, block.stop))
-        users.append(evaluate_users(scores_CI, target_U[block], seen, k, ties))
+        who = np.arange(block.start, block.stop)
+        asked = target_U[block] >= 0
+        some_CI = scores_CI if asked.all() else scores_CI[torch.from_numpy(asked)]
+        of_users = evaluate_users(some_CI, target_U[block][asked], data.train.take(who[asked]), k, ties)
+        users.append(of_users.set_axis(who[asked]))
         if split == "test":
-            listed.append(_coverage(recommended(scores_CI, seen, k, ties)))
-    every = pd.concat(users, ignore_index=True)
+            listed.append(_coverage(recommended(scores_CI, data.train.take(who), k, ties)))
+    every = pd.concat(users)
     return _means(every, k, data.warm_I) | (_lists(listed, k, data.popularity_I) if listed else {}), every
 
 
@@ -219,8 +222,7 @@ def evaluate_split(
 ) -> dict[str, float]:
     """`evaluate` on a dataset's "valid" or "test" targets, training items masked, warm and cold targets apart; on test
     also coverage and popularity rank."""
-    popularity_I = data.popularity_I if split == "test" else None
-    return evaluate(scores_UI, data.target_U(split), data.train, k, ties, data.warm_I, popularity_I)
+    return evaluate_blocks([(slice(0, data.n_users), torch.as_tensor(scores_UI))], data, split, k, ties)[0]
 
 
 def _seen_pairs(seen: Any, n_users: int, n_items: int) -> tuple[Tensor, Tensor]:

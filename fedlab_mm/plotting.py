@@ -43,8 +43,18 @@ def draw_cover(axis: Axes, data: Dataset, item: int) -> None:
     if data.covers is None:
         raise FedlabError(f"dataset '{data.name}' holds no covers, only their features")
     axis.imshow(data.covers[item])
-    title = "\n".join(textwrap.wrap(data.items["title"].iloc[item], 16))
-    axis.text(0.5, -0.05, title, transform=axis.transAxes, ha="center", va="top", fontsize=6.5, linespacing=1.05)
+    title = "\n".join(textwrap.wrap(data.items["title"].iloc[item], 16)[:3])
+    axis.text(
+        0.5,
+        -0.05,
+        title,
+        transform=axis.transAxes,
+        ha="center",
+        va="top",
+        fontsize=6.5,
+        linespacing=1.05,
+        parse_math=False,  # a title may hold dollar signs
+    )
 
 
 def plot_learning_curves(
@@ -133,7 +143,7 @@ def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
     """What a user has (the most recent items), what it is recommended, and the item that was held out for the test."""
     log = run.data.interactions
     history = log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
-    target = run.data.target_U("test")[[user]].tolist()
+    target = [item for item in run.data.target_U("test")[[user]].tolist() if item >= 0]
     return plot_items(
         run.data,
         {"has": history, "recommended": run.recommend(user, k)["item"].tolist(), "held out": target},

@@ -96,18 +96,27 @@ class Dataset:
         interactions: one row per user–item pair: user, item (both from 0), timestamp (s), split.
         items: one row per item: item, title, and whatever else the source knows.
         features: modality -> float32 [I, d_m], as encoded (not standardised).
-        covers: uint8 [I, height, width, 3], or None where the pictures are not at hand.
+        covers: `covers[item]` is uint8 [height, width, 3]; None where the pictures are not at hand.
         truth: what was planted, for generated data; empty for real data.
         dropped: what was left out on the way in, and how many of each.
+        users: one row per user: user, and id, what the files called it.
+        missing: modality -> how many items came without it; filled: what stands in their place.
+        problems: one row for each file that is there but could not be read: item (its id), problem.
+        about: licence, citation, source, encoder.
     """
 
     name: str
     interactions: pd.DataFrame
     items: pd.DataFrame
     features: Mapping[str, torch.Tensor]
-    covers: np.ndarray | None = None
+    covers: Any = None
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    users: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"user": [], "id": []}))
+    missing: Mapping[str, int] = field(default_factory=dict)
+    filled: Mapping[str, str] = field(default_factory=dict)
+    problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"item": [], "problem": []}))
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -137,8 +146,15 @@ class Dataset:
         return self.popularity_I > 0
 
     def target_U(self, split: str) -> np.ndarray:
-        """Each user's held-out item of "valid" or "test"."""
-        return self._pairs(split).sort_values("user")["item"].to_numpy()
+        """Each user's held-out item of "valid" or "test"; −1 for a user who has none, as under a temporal split."""
+        pairs = self._pairs(split)
+        target_U = np.full(self.n_users, -1, dtype=np.int64)
+        target_U[pairs["user"]] = pairs["item"]
+        return target_U
+
+    def n_cold(self, split: str) -> int:
+        """How many targets of a split have no training interaction."""
+        return int((~self.warm_I[self._pairs(split)["item"]]).sum())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,7 +171,6 @@ class Dataset:
     def describe(self) -> pd.DataFrame:
         """What is in the data, and what was left out, as one column of figures."""
         n = len(self.interactions)
-        cold = {s: int((~self.warm_I[self.target_U(s)]).sum()) for s in ("valid", "test")}
         rows: dict[str, int | float] = {
             "users": self.n_users,
             "items": self.n_items,
@@ -166,8 +181,72 @@ class Dataset:
             "median": float(np.median(self.train.lengths)),
             "most": int(self.train.lengths.max()),
             "items without a training interaction": int((~self.warm_I).sum()),
-            **{f"{s} targets among them": cold[s] for s in cold},
+            **{f"{s} targets among them": self.n_cold(s) for s in ("valid", "test")},
             **{f"{m} feature width": f.shape[1] for m, f in self.features.items()},
+            **{f"{m} missing, now {self.filled.get(m, 'zero')}": count for m, count in self.missing.items()},
+            **({"unreadable pictures": len(self.problems)} if len(self.problems) else {}),
+            **{f"dropped: {what}": count for what, count in self.dropped.items()},
+        }
+        return pd.DataFrame({self.name: pd.Series(rows, dtype=object)})
+
+
+@dataclass(frozen=True)
+class ClickLog:
+    """What users were shown, and whether they clicked: data for click prediction.
+
+    Attributes:
+        name: what it was loaded as.
+        interactions: one row per showing, sorted by user and time: user, item (both from 0), timestamp (s), click (0 or
+            1), split. A pair may come up again, for a video can be shown twice.
+        users, items: one row each: user or item, id (what the files called it), and a column of codes from 0 for each
+            attribute.
+        attributes: "user" and "item" -> name of an attribute -> how many different codes it has.
+        dropped: what was left out on the way in; about: licence, citation, source.
+    """
+
+    name: str
+    interactions: pd.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
+    attributes: Mapping[str, Mapping[str, int]]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of showings and attributes."""
+        digest = hashlib.sha256()
+        for column in ("user", "item", "timestamp", "click"):
+            digest.update(np.ascontiguousarray(self.interactions[column], dtype="<i8").tobytes())
+        digest.update("".join(self.interactions["split"].str[0]).encode())
+        for side, table in (("user", self.users), ("item", self.items)):
+            for name in self.attributes[side]:
+                digest.update(name.encode() + np.ascontiguousarray(table[name], dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> pd.DataFrame:
+        """What is in the data, and what was left out, as one column of figures."""
+        log = self.interactions
+        lengths = log.groupby("user").size()
+        rows: dict[str, int | float] = {
+            "users": self.n_users,
+            "items": self.n_items,
+            "showings": len(log),
+            "clicks %": round(100 * log["click"].mean(), 1),
+            **{f"{s} showings": int((log["split"] == s).sum()) for s in SPLITS},
+            **{f"{s} clicks %": round(100 * log["click"][log["split"] == s].mean(), 1) for s in ("valid", "test")},
+            "fewest showings of a user": int(lengths.min()),
+            "median": float(lengths.median()),
+            "most": int(lengths.max()),
+            **{f"{side} {name} codes": n for side in ("user", "item") for name, n in self.attributes[side].items()},
             **{f"dropped: {what}": count for what, count in self.dropped.items()},
         }
         return pd.DataFrame({self.name: pd.Series(rows, dtype=object)})

@@ -49,7 +49,9 @@ def test_a_recipe_refuses_what_it_cannot_run(changes, message):
 
 
 def test_unknown_dataset():
-    with pytest.raises(fl.FedlabError, match="unknown dataset 'kuu': did you mean 'ku'\\? There are: ku, toy"):
+    with pytest.raises(
+        fl.FedlabError, match="unknown dataset 'kuu': did you mean 'ku'\\? There are: amazon, bili-cartoon"
+    ):
         fl.load("kuu")
 
 

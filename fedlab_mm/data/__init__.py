@@ -1,8 +1,11 @@
-"""One file per dataset, each a class with `load`, registered by name; `build` checks what every one of them returns."""
+"""One file per dataset, each a class with `load`, registered by name; `prepare` makes the choices, `build` checks what
+comes of them."""
 
 from fedlab_mm.data.build import build
 from fedlab_mm.registry import import_members
 
 import_members(__name__, __path__)
 
-__all__ = ["build"]
+from fedlab_mm.data.source import Preparation, Raw, Source, prepare  # noqa: E402
+
+__all__ = ["Preparation", "Raw", "Source", "build", "prepare"]

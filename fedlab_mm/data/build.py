@@ -1,17 +1,14 @@
-"""From a loader's raw tables to a checked `Dataset`: what every dataset, of whatever origin, goes through."""
+"""From prepared tables to a checked `Dataset`: the last gate, whatever the origin."""
 
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import platformdirs
 import torch
 
-from fedlab_mm.data.splits import leave_one_out
+from fedlab_mm.data.splits import leave_one_out, without_repeats
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
@@ -24,8 +21,13 @@ def build(
     items: pd.DataFrame,
     features: Mapping[str, np.ndarray],
     source: str = "interactions",
-    covers: np.ndarray | None = None,
+    covers: Any = None,
     truth: Mapping[str, np.ndarray] | None = None,
+    dropped: Mapping[str, int] | None = None,
+    *,
+    user_ids: np.ndarray | None = None,
+    partial: bool = False,
+    **more: Any,
 ) -> Dataset:
     """Check, clean and split.
 
@@ -39,7 +41,11 @@ def build(
         items: column title; row i is item i.
         features: modality -> [I, d_m].
         source: what to call the interactions in an error: a file's path.
-        covers: uint8 [I, height, width, 3]; truth: what was planted.
+        covers: uint8 [I, height, width, 3], or whatever gives an item's picture by `covers[item]`.
+        truth: what was planted; dropped: what was left out before, and how many.
+        user_ids: what each user was called in the files.
+        partial: let a predefined split leave a user with no validation or no test target.
+        more: further fields of `Dataset`.
 
     Raises:
         FedlabError: an interaction with an unknown item, a feature with the wrong number of rows or a NaN, nothing
@@ -68,42 +74,45 @@ def build(
         raise FedlabError("items: column title is missing")
 
     log = interactions.reset_index(drop=True)
-    if "split" in log:
-        # Where a pair stands in two splits, the held-out one stays: training on a target would be a leak.
-        order = log["split"].map({"test": 0, "valid": 1, "train": 2})
-        if order.isna().any():
-            row = int(np.flatnonzero(order.isna())[0])
-            raise FedlabError(f"{source}, row {row + 2}: split is none of {', '.join(SPLITS)}")
-        log = log.assign(_order=order).sort_values(["_order", "timestamp"], kind="stable")
-    else:
-        log = log.sort_values("timestamp", kind="stable")
-    kept = log.drop_duplicates(["user", "item"]).sort_index()
-    dropped = {"repeated pairs": len(log) - len(kept)}
+    if "split" in log and not log["split"].isin(SPLITS).all():
+        row = int(np.flatnonzero(~log["split"].isin(SPLITS))[0])
+        raise FedlabError(f"{source}, row {row + 2}: split is none of {', '.join(SPLITS)}")
+    kept = without_repeats(log)
+    counts = {"repeated pairs": len(log) - len(kept)}
 
-    n_of_user = kept.groupby("user")["item"].transform("size")
-    dropped["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST_INTERACTIONS].nunique()
-    kept = kept[n_of_user >= FEWEST_INTERACTIONS]
+    if not partial:
+        n_of_user = kept.groupby("user")["item"].transform("size")
+        counts["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST_INTERACTIONS].nunique()
+        kept = kept[n_of_user >= FEWEST_INTERACTIONS]
     if "split" in kept:
-        counts = pd.crosstab(kept["user"], kept["split"]).reindex(columns=list(SPLITS), fill_value=0)
-        whole = (counts["valid"] == 1) & (counts["test"] == 1) & (counts["train"] >= 1)
-        dropped["users without one validation and one test target"] = int((~whole).sum())
+        per_user = pd.crosstab(kept["user"], kept["split"]).reindex(columns=list(SPLITS), fill_value=0)
+        held_out = per_user[["valid", "test"]]
+        whole = ((held_out <= 1) if partial else (held_out == 1)).all(axis=1) & (per_user["train"] >= 1)
+        lacking = "training interactions" if partial else "one validation and one test target"
+        counts[f"users without {lacking}"] = int((~whole).sum())
         kept = kept[kept["user"].map(whole)]
     else:
         kept = kept.assign(split=leave_one_out(kept))
     if not len(kept):
         raise FedlabError(f"{source}: no user has three interactions, one each to train, validate and test")
-    for what, count in dropped.items():
+    for what, count in counts.items():
         if count and what.startswith("users"):
             who = what if count > 1 else what.replace("users", "user", 1)
             warnings.warn(f"{name}: dropped {count} {who}", stacklevel=3)
 
+    total = dict(dropped or {})
+    for what, count in counts.items():
+        if count or dropped is None:  # what was counted before need not be counted as none again
+            total[what] = total.get(what, 0) + count
     users = np.unique(kept["user"])
+    ids = users if user_ids is None else np.asarray(user_ids)[users]
     kept = kept.assign(user=np.searchsorted(users, kept["user"]))
     kept = kept[["user", "item", "timestamp", "split"]].sort_values(["user", "timestamp"], kind="stable")
     if "item" not in items:
-        items = items.assign(item=np.arange(n_items))
+        items = pd.concat([pd.Series(np.arange(n_items), name="item"), items.reset_index(drop=True)], axis=1)
     checked = {m: torch.from_numpy(_check_feature(m, f, n_items)) for m, f in features.items()}
-    return Dataset(name, kept.reset_index(drop=True), items, checked, covers, truth or {}, dropped)
+    more["users"] = pd.DataFrame({"user": np.arange(len(users)), "id": ids})
+    return Dataset(name, kept.reset_index(drop=True), items, checked, covers, truth or {}, total, **more)
 
 
 def _check_feature(what: str, feature: np.ndarray, n_items: int) -> np.ndarray:
@@ -114,64 +123,3 @@ def _check_feature(what: str, feature: np.ndarray, n_items: int) -> np.ndarray:
     if len(bad):
         raise FedlabError(f"{what}, row {bad[0]}: holds a NaN or an infinity; encode that item again or fill it")
     return feature
-
-
-def read_feature(path: Path, n_items: int) -> np.ndarray:
-    """A modality's `.npy` file as float32 [n_items, d], checked; pickled content is refused.
-
-    Raises:
-        FedlabError: not an array of numbers, the wrong number of rows, a NaN.
-    """
-    try:
-        feature = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise FedlabError(f"{path}: not a .npy file of numbers ({error})") from None
-    if feature.dtype.kind not in "fiu":
-        raise FedlabError(f"{path}: holds {feature.dtype}, not numbers")
-    return _check_feature(str(path), feature, n_items)
-
-
-def read_table(path: Path, **columns: str) -> pd.DataFrame:
-    """Columns of a CSV file under our names: `read_table(path, user="userID")`.
-
-    Raises:
-        FedlabError: an empty or unreadable file, a column that is not there.
-    """
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise FedlabError(f"{path}: cannot be read as CSV ({error})") from None
-    for column in columns.values():
-        if column not in table:
-            raise FedlabError(f"{path}: column {column} is missing; there are {', '.join(map(str, table))}")
-    return table[list(columns.values())].set_axis(list(columns), axis=1)
-
-
-def find_folder(name: str, files: tuple[str, ...], where_to_get: str, root: Any = None) -> Path:
-    """The folder that holds a dataset's files: `root`, else $FEDLAB_MM_DATA, else the user's cache folder.
-
-    Each may be the dataset's folder itself or the folder that holds it under its name.
-
-    Raises:
-        FedlabError: none of them has all files; the message says where to get them and where to put them.
-    """
-    cache = platformdirs.user_cache_path("fedlab_mm")
-    bases = [Path(root)] if root is not None else []
-    if root is None and os.environ.get("FEDLAB_MM_DATA"):
-        bases.append(Path(os.environ["FEDLAB_MM_DATA"]))
-    if root is None:
-        bases.append(cache)
-    tried = [folder.expanduser() for base in bases for folder in (base / name, base)]
-    for folder in tried:
-        if all((folder / file).is_file() for file in files):
-            return folder
-    partly = [folder for folder in tried if any((folder / file).is_file() for file in files)]
-    if partly:
-        lacking = [file for file in files if not (partly[0] / file).is_file()]
-        found = f"{partly[0]} lacks {', '.join(lacking)}"
-    else:
-        found = f"no {', '.join(files)} in {' or '.join(map(str, tried))}"
-    raise FedlabError(
-        f"dataset '{name}': {found}. Get them from {where_to_get}; put them into {cache / name}, "
-        f"or pass the folder as root, or set FEDLAB_MM_DATA to it"
-    )

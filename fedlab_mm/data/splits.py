@@ -1,7 +1,9 @@
-"""Which interaction is for training, validation and test."""
+"""Who stays in, and which interaction is for training, validation and test."""
 
 import numpy as np
 import pandas as pd
+
+from fedlab_mm.errors import FedlabError
 
 
 def leave_one_out(interactions: pd.DataFrame) -> pd.Series:
@@ -21,3 +23,64 @@ def leave_one_out(interactions: pd.DataFrame) -> pd.Series:
     from_the_end = by_time.groupby("user").cumcount(ascending=False).reindex(interactions.index)
     split = np.select([from_the_end == 0, from_the_end == 1], ["test", "valid"], "train")
     return pd.Series(split, index=interactions.index, name="split")
+
+
+def temporal(interactions: pd.DataFrame, held_out: float = 0.2) -> pd.Series:
+    """One clock for all users: the first 1 − `held_out` of all interactions train, the next half of the rest validates,
+    the last half tests. A user's target is its first interaction in each span; those after it are not used.
+
+    Leave-one-out lets a model train on what others did after a user's target; this split does not. Its price: only
+    users who are active in a span have a target there.
+
+    Returns:
+        "train", "valid", "test" or "" (not used) for each row. Interactions at the same second fall on one side.
+
+    >>> log = pd.DataFrame({"user": [0, 0, 1, 1, 0], "item": range(5), "timestamp": [1, 2, 3, 4, 5]})
+    >>> temporal(log, held_out=0.4).tolist()
+    ['train', 'train', 'train', 'valid', 'test']
+    """
+    if not 0 < held_out < 1:
+        raise FedlabError(f"held_out={held_out}: the share held out lies between 0 and 1")
+    times = np.sort(interactions["timestamp"].to_numpy())
+    n = len(times)
+    starts = times[[min(n - 1, round(n * (1 - share))) for share in (held_out, held_out / 2)]]
+    span = pd.Series(np.searchsorted(starts, interactions["timestamp"], side="right"), index=interactions.index)
+    by_time = interactions.assign(span=span).sort_values("timestamp", kind="stable")
+    first = (by_time.groupby(["user", "span"]).cumcount() == 0).reindex(interactions.index)
+    split = np.select([span == 0, first & (span == 1), first & (span == 2)], ["train", "valid", "test"], "")
+    return pd.Series(split, index=interactions.index, name="split")
+
+
+def without_repeats(interactions: pd.DataFrame) -> pd.DataFrame:
+    """The earliest row of every user–item pair; where a pair stands in two splits, the held-out one: training on a
+    target would be a leak.
+
+    >>> log = pd.DataFrame({"user": [0, 0], "item": [7, 7], "timestamp": [2, 1]})
+    >>> without_repeats(log)["timestamp"].tolist()
+    [1]
+    """
+    order = ["timestamp"]
+    log = interactions
+    if "split" in log:
+        log = log.assign(_order=log["split"].map({"test": 0, "valid": 1, "train": 2}))
+        order = ["_order", "timestamp"]
+    kept = log.sort_values(order, kind="stable").drop_duplicates(["user", "item"])
+    return interactions.loc[kept.index.sort_values()]
+
+
+def k_core(interactions: pd.DataFrame, users: int, items: int) -> pd.DataFrame:
+    """What is left once users with fewer than `users` interactions and items with fewer than `items` are taken out
+    again and again, until none is left to take out.
+
+    >>> log = pd.DataFrame({"user": [0, 0, 1, 1, 2], "item": [5, 6, 5, 6, 6]})
+    >>> k_core(log, users=2, items=2)["user"].unique().tolist()
+    [0, 1]
+    """
+    while True:
+        n_of_user = interactions.groupby("user")["user"].transform("size")
+        kept = interactions[n_of_user >= users]
+        n_of_item = kept.groupby("item")["item"].transform("size")
+        kept = kept[n_of_item >= items]
+        if len(kept) == len(interactions):
+            return kept
+        interactions = kept

@@ -1,12 +1,13 @@
 """A small world whose truth is known: drawn covers, worded titles, and users who were told what to rely on."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from fedlab_mm.data.build import build
+from fedlab_mm.data.source import Preparation, Raw, prepare
 from fedlab_mm.encoding import OfflineEncoder
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
@@ -69,8 +70,9 @@ class Toy:
     """
 
     @staticmethod
-    def load(root: str | Path | None = None, seed: int = 0) -> Dataset:
+    def load(root: str | Path | None = None, seed: int = 0, **options: Any) -> Dataset:
         """Generate it; `root` has no effect, for nothing is read."""
+        how = Preparation(encoder="offline").but(**options)
         rng = np.random.default_rng([seed, 2024])
         kinds_SI = rng.integers(0, N_KINDS, (3, N_ITEMS))
         truth = _plant_users(rng) | {
@@ -93,7 +95,8 @@ class Toy:
         )
         encoder = OfflineEncoder()
         features = {"image": encoder.encode_images(list(covers)), "text": encoder.encode_texts(titles)}
-        return build("toy", log, items, features, covers=covers, truth=truth)
+        about = {"source": "generated", "encoder": "offline"}
+        return prepare("toy", Raw(log, items, features=features, encode=(), covers=covers, truth=truth), how, about)
 
 
 def _plant_users(rng: np.random.Generator) -> dict[str, np.ndarray]:

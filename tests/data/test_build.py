@@ -6,7 +6,7 @@ import pytest
 
 import fedlab_mm as fl
 from fedlab_mm.data import build
-from fedlab_mm.data.build import read_feature
+from fedlab_mm.data.tables import read_feature
 
 
 def log(rows, split=None):

@@ -1,4 +1,4 @@
-"""Items' pictures and titles as fixed vectors: Eq. 1 of FedVLR, V = h(E_v) and C = h(E_c).
+"""An encoder that needs nothing but this file.
 
 `OfflineEncoder` is an h that needs no weights and no download: colour and gradient histograms for pictures, hashed
 TF-IDF for titles, each through a fixed random projection. It knows far less than a foundation model, but the same on
@@ -6,6 +6,7 @@ every machine, to the bit.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,8 +35,14 @@ class OfflineEncoder:
     True
     """
 
+    texts_alone = False  # idf weighs a word by all texts at hand
+
     def __init__(self, width: int = 512, seed: int = 0):
         self.width, self.seed = width, seed
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": "offline", "width": self.width, "seed": self.seed, "version": 1}
 
     def encode_images(self, images: Sequence[np.ndarray | Image.Image]) -> np.ndarray:
         """float32 [len(images), width], rows of length one.
@@ -44,10 +51,16 @@ class OfflineEncoder:
         gradients (8 directions in each of 4 × 4 cells), under a square root, which keeps a large background from
         drowning the rest.
         """
-        if not len(images):
+        return self.encode_prepared([self.prepare(image) for image in images])
+
+    def prepare(self, picture: np.ndarray | Image.Image) -> np.ndarray:
+        """A picture's two histograms, one after the other, as whole numbers."""
+        return _histograms(_as_picture(picture))
+
+    def encode_prepared(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        if not len(prepared):
             return np.zeros((0, self.width), dtype=np.float32)
-        histograms = np.stack([_histograms(_as_picture(image)) for image in images])
-        return self._project(sparse.csr_matrix(histograms), salt=1)
+        return self._project(sparse.csr_matrix(np.stack(prepared)), salt=1)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [len(texts), width], rows of length one; a text without a word is all zeros.

@@ -1,0 +1,108 @@
+"""What the click logs share: attributes as codes, each user's last showing held out."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from fedlab_mm.data.source import Source
+from fedlab_mm.data.splits import leave_one_out
+from fedlab_mm.data.tables import whole_numbers
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import ClickLog
+
+FEWEST = 3
+
+
+class ClickSource(Source):
+    """Base of the click logs; `read_clicks` gives showings, users and items as the files name them."""
+
+    options: ClassVar[tuple[str, ...]] = ("fewest", "progress")
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, root: str | os.PathLike[str] | None = None, seed: int = 0, **options: Any
+    ) -> ClickLog:
+        """Find, read and split it; `seed` has no effect. Options: fewest, of showings for a user to stay (3)."""
+        unknown = sorted(set(options) - set(cls.options))
+        if unknown:
+            raise FedlabError(
+                f"{cls.name}, a click log, has no option {unknown[0]}; there are: {', '.join(cls.options)}"
+            )
+        how = cls.defaults.but(**options)
+        folder = cls.find(root)
+        log, users, items, source = cls.read_clicks(folder)
+        return click_log(cls.name, log, users, items, source, how.fewest, cls.about())
+
+    @classmethod
+    def read_clicks(cls, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
+        """Showings (user, item, timestamp, click), users and items (id and attributes), and the showings' file."""
+        raise NotImplementedError
+
+
+def click_log(
+    name: str,
+    log: pd.DataFrame,
+    users: pd.DataFrame,
+    items: pd.DataFrame,
+    source: str,
+    fewest: int,
+    about: Mapping[str, str],
+) -> ClickLog:
+    """Check, renumber and split showings. At equal times the later row of the file counts as later.
+
+    Raises:
+        FedlabError: a click that is neither 0 nor 1, a user or an item listed twice, nobody left.
+    """
+    if not len(log):
+        raise FedlabError(f"{source}: there are no showings in it")
+    bad = ~log["click"].isin([0, 1]).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise FedlabError(f"{source}, row {log.index[row]}: click {log['click'].iloc[row]} is neither 0 nor 1")
+    for what, table in (("user", users), ("item", items)):
+        twice = table["id"].duplicated()
+        if twice.any():
+            raise FedlabError(f"{source}: {what} {table['id'][twice].iloc[0]} has two rows of attributes")
+    dropped = {}
+    lengths = log.groupby("user")["user"].transform("size")
+    dropped[f"users with fewer than {fewest} showings"] = log["user"][lengths < fewest].nunique()
+    log = log[lengths >= fewest]
+    if not len(log):
+        raise FedlabError(f"{source}: no user has {fewest} showings, one each to train, validate and test")
+    tables, codes = [], {}
+    for what, table in (("user", users), ("item", items)):
+        ids = pd.Index(sorted(log[what].unique()))
+        unknown = ids.difference(pd.Index(table["id"]))
+        dropped[f"{what}s without attributes (a code of their own)"] = len(unknown)
+        table = table.set_index("id").reindex(ids)
+        coded = {column: _codes(table[column]) for column in table}
+        codes[what] = {str(column): int(values.max()) + 1 for column, values in coded.items()}
+        tables.append(pd.DataFrame({what: np.arange(len(ids)), "id": ids, **coded}))
+        log = log.assign(**{what: ids.get_indexer(log[what])})
+    log = log.assign(split=leave_one_out(log)).sort_values(["user", "timestamp"], kind="stable")
+    log = log[["user", "item", "timestamp", "click", "split"]].reset_index(drop=True)
+    return ClickLog(name, log, tables[0], tables[1], codes, dropped, about)
+
+
+def _codes(column: pd.Series) -> np.ndarray:
+    """Different values as codes from 0, in sorted order; what is missing has the last code."""
+    missing = column.isna() | (column == "")
+    known = sorted(column[~missing].unique(), key=lambda v: (len(str(v)), str(v)))
+    codes = column.map({value: n for n, value in enumerate(known)})
+    return codes.where(~missing, len(known)).to_numpy(dtype=np.int64)
+
+
+def attributes(table: pd.DataFrame, identifier: str, names: Sequence[str], path: Path) -> pd.DataFrame:
+    """The id and some attributes of a table, under the name `id`; those that the file lacks are an error."""
+    lacking = [n for n in names if n not in table]
+    if lacking:
+        raise FedlabError(f"{path}: column {lacking[0]} is missing; there are {', '.join(map(str, table))}")
+    return (
+        table[[identifier, *names]]
+        .assign(**{identifier: whole_numbers(table[identifier], identifier, path)})
+        .rename(columns={identifier: "id"})
+    )

@@ -1,0 +1,166 @@
+"""Any folder of your own, read and written.
+
+    interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one
+    items.csv          item; title, text (what the encoder reads, if not the title) and image (a file in images/), if
+    any images/            ITEM.jpg (or .jpeg .png .webp .gif .bmp), where items.csv names no file
+    NAME.npy           ready features of a modality NAME, a row for each row of items.csv, any width; or
+    NAME.safetensors
+
+A ready "image" or "text" takes the place of encoding. A row of features that is NaN throughout is a missing one.
+Without items.csv, the items are those that somebody interacted with.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from fedlab_mm.data.source import Preparation, Raw, prepare
+from fedlab_mm.data.tables import named, read_feature, read_json, read_table, whole_numbers
+from fedlab_mm.encoding import inside, pictures_in
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Dataset
+from fedlab_mm.registry import register
+
+FEATURES = (".npy", ".safetensors")
+
+
+@register("dataset", "folder")
+class Folder:
+    __doc__ = __doc__
+
+    @classmethod
+    def load(cls, root: str | os.PathLike[str] | None = None, seed: int = 0, **options: Any) -> Dataset:
+        """Read the folder `root`; `seed` has no effect."""
+        if root is None:
+            raise FedlabError("dataset 'folder': name the folder as root, or load its path itself")
+        folder = Path(root).expanduser()
+        if not (folder / "interactions.csv").is_file():
+            raise FedlabError(
+                f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
+            )
+        about = cls._about(folder)
+        return prepare(folder.resolve().name, cls.read(folder, about), Preparation().but(**options), about.get("about"))
+
+    @classmethod
+    def read(cls, folder: Path, about: dict[str, Any]) -> Raw:
+        path = folder / "interactions.csv"
+        columns = {"user": "user", "item": "item", "timestamp": "timestamp"}
+        log = read_table(path, columns, optional={"split": "split"})
+        log = log.assign(
+            user=named(log["user"], "user", path),
+            item=named(log["item"], "item", path),
+            timestamp=whole_numbers(log["timestamp"], "timestamp", path),
+        )
+        catalogue = folder / "items.csv"
+        if catalogue.is_file():
+            more = {"title": "title", "text": "text", "image": "image"}
+            items = read_table(catalogue, {"item": "item"}, optional=more)
+            items = items.assign(item=named(items["item"], "item", catalogue))
+        else:
+            catalogue = path
+            items = pd.DataFrame({"item": log["item"].unique()})
+        if "title" not in items:
+            items = items.assign(title=items.get("text", ""))
+        features = cls._features(folder, len(items))
+        encode = () if about else ("image", "text")  # what we wrote is encoded already
+        items = cls._with_images(folder, catalogue, items)
+        return Raw(log, items, str(path), str(catalogue), features, encode, partial=bool(about.get("partial")))
+
+    @staticmethod
+    def _features(folder: Path, n_items: int) -> dict[str, np.ndarray]:
+        files: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix in FEATURES and path.is_file() and not path.name.startswith("."):
+                if path.stem in files:
+                    raise FedlabError(
+                        f"{folder}: modality '{path.stem}' has two files, {files[path.stem].name} and {path.name}"
+                    )
+                if path.stem == "id":
+                    raise FedlabError(f"{path}: 'id' names the item ID's own signal; call the modality otherwise")
+                files[path.stem] = path
+        features = {}
+        for modality, path in files.items():
+            features[modality] = read_feature(path, n_items)
+            lost = ~np.isfinite(features[modality])
+            bad = np.flatnonzero(lost.any(axis=1) & ~np.isnan(features[modality]).all(axis=1))
+            if len(bad):
+                raise FedlabError(f"{path}, row {bad[0]}: holds a NaN or an infinity (a missing row is NaN throughout)")
+            if np.isnan(features[modality]).all():
+                raise FedlabError(f"{path}: every row is missing")
+        return features
+
+    @staticmethod
+    def _with_images(folder: Path, catalogue: Path, items: pd.DataFrame) -> pd.DataFrame:
+        images = folder / "images"
+        if "image" in items:
+            paths = []
+            for row, name in zip(items.index, items["image"], strict=True):
+                path = inside(images, name.strip()) if name.strip() else None
+                if name.strip() and path is None:
+                    raise FedlabError(f"{catalogue}, row {row}: image '{name[:60]}' leads out of {images}")
+                paths.append(path)
+        else:
+            there = pictures_in(images)
+            paths = [there.get(item) for item in items["item"]]
+        return items.assign(image=pd.Series(paths, index=items.index, dtype=object))
+
+    @staticmethod
+    def _about(folder: Path) -> dict[str, Any]:
+        if not (folder / "dataset.json").is_file():
+            return {}
+        about = read_json(folder / "dataset.json")
+        if not isinstance(about, dict) or not isinstance(about.get("about", {}), dict):
+            raise FedlabError(f"{folder / 'dataset.json'}: is not what `save_dataset` writes")
+        return about
+
+
+def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
+    """Write a prepared dataset as a folder that `load` reads back to the same `fingerprint`: its split, its items after
+    all filtering, and its encoded features. Pictures are not copied.
+
+    Raises:
+        FedlabError: the folder is there and holds something else, or cannot be written.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "dataset.json").is_file())):
+        raise FedlabError(f"{folder} is there and holds no prepared dataset: choose another place")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise FedlabError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
+    try:
+        ids = data.items["id"] if "id" in data.items else data.items["item"]
+        log = data.interactions
+        log = log.assign(user=data.users["id"].to_numpy()[log["user"]], item=ids.to_numpy()[log["item"]])
+        log[["user", "item", "timestamp", "split"]].to_csv(partial / "interactions.csv", index=False)
+        pd.DataFrame({"item": ids, "title": data.items["title"]}).to_csv(partial / "items.csv", index=False)
+        for modality, feature in data.features.items():
+            save_file({modality: np.ascontiguousarray(feature.numpy())}, partial / f"{modality}.safetensors")
+        targets = np.stack([data.target_U("valid"), data.target_U("test")])
+        about = {
+            "name": data.name,
+            "sha256": data.fingerprint,
+            "partial": bool((targets < 0).any()),
+            "dropped": dict(data.dropped),
+            "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
+            "about": dict(data.about),
+        }
+        (partial / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+        partial.chmod(0o755)
+        replaced = partial.with_name(partial.name + "-old")
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder

@@ -1,0 +1,96 @@
+"""Features that were computed once: vectors by the hash of what they were made from.
+
+One folder for each encoder identity holds, for pictures and for texts, a safetensors file (`hashes` uint8 [N, 32] and
+`vectors` float32 [N, d], sorted by hash) and a manifest in JSON that says what made them. A file is replaced as a whole
+under a lock, so that two processes may add to it at once and a crash leaves the last whole one.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fedlab_mm.errors import FedlabError
+
+
+def cache_folder() -> Path:
+    """$FEDLAB_MM_CACHE, else the user's cache folder."""
+    given = os.environ.get("FEDLAB_MM_CACHE")
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("fedlab_mm")
+
+
+class FeatureCache:
+    """The kept vectors of one encoder.
+
+    Args:
+        identity: what decides a vector beside the item (`Encoder.identity`).
+        folder: where caches live; `cache_folder()` by default.
+
+    >>> import tempfile
+    >>> cache = FeatureCache({"encoder": "example"}, tempfile.mkdtemp())
+    >>> cache.add("image", {b"0" * 32: np.ones(3, dtype=np.float32)})
+    >>> sorted(cache.read("image")) == [b"0" * 32]
+    True
+    """
+
+    def __init__(self, identity: Mapping[str, Any], folder: str | os.PathLike[str] | None = None):
+        self.identity = dict(identity)
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+        base = Path(folder) if folder is not None else cache_folder()
+        self.folder = base / "features" / f"{self.identity.get('encoder', 'encoder')}-{key}"
+
+    def read(self, kind: str) -> dict[bytes, np.ndarray]:
+        """Every kept vector of "image" or "text", by content hash; a damaged file counts as empty and is made anew."""
+        path = self.folder / f"{kind}.safetensors"
+        if not path.is_file():
+            return {}
+        try:
+            kept = load_file(path)
+            hashes, vectors = kept["hashes"], kept["vectors"]
+            if hashes.shape != (len(vectors), 32) or vectors.ndim != 2 or not np.isfinite(vectors).all():
+                return {}
+        except (SafetensorError, KeyError, OSError, ValueError):
+            return {}
+        return {h.tobytes(): v for h, v in zip(hashes, vectors, strict=True)}
+
+    def add(self, kind: str, vectors: Mapping[bytes, np.ndarray]) -> None:
+        """Keep more vectors, beside those that others have added meanwhile."""
+        if not vectors:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{kind}.lock"):
+                every = self.read(kind) | dict(vectors)
+                hashes = sorted(every)
+                together = np.stack([every[h] for h in hashes]).astype(np.float32)
+                table = {
+                    "hashes": np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 32),
+                    "vectors": together,
+                }
+                about = {**self.identity, "kind": kind, "count": len(hashes), "width": together.shape[1]}
+                self._replace(f"{kind}.safetensors", lambda path: save_file(table, path))
+                self._replace(f"{kind}.json", lambda path: path.write_text(json.dumps(about, indent=2)))
+        except OSError as error:
+            raise FedlabError(
+                f"{self.folder}: features cannot be kept there ({error.strerror}); set FEDLAB_MM_CACHE to a folder "
+                "that can be written"
+            ) from None
+
+    def _replace(self, name: str, write: Any) -> None:
+        handle, partial = tempfile.mkstemp(dir=self.folder, prefix=f".{name}-")
+        os.close(handle)
+        try:
+            write(Path(partial))
+            os.replace(partial, self.folder / name)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,121 @@
+"""Opening pictures that somebody else made: only known formats, never larger than agreed, never half."""
+
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fedlab_mm.errors import FedlabError
+
+MAX_PIXELS = 64_000_000  # 8,000 × 8,000; an RGB picture of that size takes 192 MB once it is decoded
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+# Pillow knows some forty formats, a few of which call other programs; these do not.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+class UnreadableImage(FedlabError):
+    """A picture that is not there, not whole, not a picture, or too large; `reason` says which."""
+
+    def __init__(self, path: Path | str, reason: str):
+        self.path, self.reason = path, reason
+        super().__init__(f"{path}: {reason}")
+
+
+def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB, upright, the first frame of an animation; transparent parts on white.
+
+    The size in the file's header is looked at before anything is decoded, so that a small file cannot unfold into
+    gigabytes.
+
+    Raises:
+        UnreadableImage: no file, no picture, cut off, or more than `max_pixels`.
+    """
+    try:
+        # Pillow's own limit only warns up to twice its size; ours is the one that holds.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise UnreadableImage(
+                        path, f"refused: {width} × {height} pixels are more than {max_pixels:,}; make it smaller"
+                    )
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+                return _rgb(upright)
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImage(path, f"refused: more than {max_pixels:,} pixels; make it smaller") from None
+    except FileNotFoundError:
+        raise UnreadableImage(path, "there is no such file") from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, f"not a picture in one of {', '.join(FORMATS)}") from None
+    except MemoryError:
+        raise UnreadableImage(path, "does not fit the memory") from None
+    except Exception as error:  # a damaged file can fail anywhere in a decoder, with any kind of error
+        raise UnreadableImage(path, f"cannot be decoded ({str(error) or type(error).__name__})") from None
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip
+        values = np.asarray(picture, dtype=np.float64)
+        picture = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without the ending; empty where there is no such folder. Of two with one
+    name the first counts."""
+    if not folder.is_dir():
+        return {}
+    found = sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."), reverse=True)
+    return {p.stem: p for p in found}
+
+
+class Covers:
+    """Items' pictures, opened when they are looked at: `covers[item]` is uint8 [height, width, 3], no side above
+    `side`; a grey square where there is none."""
+
+    def __init__(self, paths: Sequence[Path | None], side: int = 128):
+        self.paths, self.side = list(paths), side
+        self._opened: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        item = int(item)
+        if not 0 <= item < len(self.paths):
+            raise IndexError(item)
+        with self._lock:
+            if item not in self._opened:
+                self._opened[item] = self._open(self.paths[item])
+            return self._opened[item]
+
+    def _open(self, path: Path | None) -> np.ndarray:
+        try:
+            if path is None:
+                raise UnreadableImage("", "no picture")
+            picture = open_image(path)
+            picture.thumbnail((self.side, self.side))
+            return np.asarray(picture)
+        except UnreadableImage:
+            return np.full((self.side, self.side, 3), 225, dtype=np.uint8)
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The file called `name` in `folder`, as far as its name goes; None if the name leads out of the folder."""
+    parts = Path(name.replace("\\", "/")).parts
+    if not name or Path(name).is_absolute() or ".." in parts or "\0" in name or os.path.splitdrive(name)[0]:
+        return None
+    return folder.joinpath(*parts)
