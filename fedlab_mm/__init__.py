@@ -8,17 +8,21 @@ import fedlab_mm.data
 import fedlab_mm.methods
 import fedlab_mm.simulation  # noqa: F401
 from fedlab_mm.api import available, compare, count_parameters, load, load_run, paired, rounds, show, train, tune
+from fedlab_mm.audit import audit
+from fedlab_mm.data.folder import save_dataset
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
-from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
+from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
 
 __all__ = [
+    "ClickLog",
     "Dataset",
     "DivergedError",
     "FedlabError",
     "Recipe",
     "RoundRecord",
     "Run",
+    "audit",
     "available",
     "compare",
     "count_parameters",
@@ -29,6 +33,7 @@ __all__ = [
     "paired",
     "recommended",
     "rounds",
+    "save_dataset",
     "show",
     "train",
     "tune",

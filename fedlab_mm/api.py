@@ -220,6 +220,7 @@ def compare(
     """Train each recipe with each seed, beside simple baselines, on the same test targets.
 
     Args:
+        baselines: their names; "ease:200" sets the one number that a baseline takes (EASE's λ).
         label: a recipe's name in the table, where the one made of what differs between recipes is too long.
 
     Returns:
@@ -233,6 +234,7 @@ def compare(
         raise FedlabError("compare needs at least one recipe and one seed")
     if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
+    rivals = {name: _baseline(name) for name in baselines}
     labels = [label(recipe) or name for name, recipe in zip(_labels(recipes), recipes, strict=True)]
     for row in labels:
         if [*baselines, *labels].count(row) > 1:
@@ -249,8 +251,8 @@ def compare(
         warm = data.warm_I[of_users["target"]]
         users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm))
 
-    for name in baselines:
-        scores_UI = torch.as_tensor(lookup("baseline", name)().scores(data))
+    for name, baseline in rivals.items():
+        scores_UI = torch.as_tensor(baseline.scores(data))
         take(name, 0, [(slice(0, data.n_users), scores_UI)])
     for row, recipe in zip(labels, recipes, strict=True):
         best = []
@@ -496,7 +498,13 @@ def count_parameters(
 
 
 def _data_of(recipe: Recipe, data: Dataset | None) -> Dataset:
-    return load(recipe.dataset) if data is None else data
+    data = load(recipe.dataset) if data is None else data
+    if not isinstance(data, Dataset):
+        raise FedlabError(
+            f"{data.name} is a {type(data).__name__}, items shown and clicked; '{recipe.backbone}' ranks items "
+            "and needs a Dataset"
+        )
+    return data
 
 
 def _check_cutoff(recipe: Recipe, data: Dataset) -> None:
@@ -539,6 +547,19 @@ def _history_rows(records: Sequence[RoundRecord]) -> pd.DataFrame:
         rows += [dict(round=r.round, split="train", metric=m, value=float(v)) for m, v in of_training.items()]
         rows += [dict(round=r.round, split="valid", metric=m, value=v) for m, v in r.metrics.items()]
     return pd.DataFrame(rows, columns=["round", "split", "metric", "value"])
+
+
+def _baseline(name: str) -> Any:
+    family, _, number = name.partition(":")
+    member = lookup("baseline", family)
+    if not number:
+        return member()
+    try:
+        return member(float(number) if "." in number else int(number))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, FedlabError):
+            raise
+        raise FedlabError(f"baseline '{name}': '{number}' is not a number that {family} takes") from None
 
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:

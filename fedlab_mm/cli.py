@@ -1,4 +1,4 @@
-"""The command `fedlab-mm`: train, compare, tune, data, execute."""
+"""The command `fedlab-mm`: train, compare, tune, data (describe, prepare, encode, fetch), execute."""
 
 import argparse
 import base64
@@ -19,9 +19,14 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 from fedlab_mm import api
+from fedlab_mm.audit import audit
+from fedlab_mm.data import Preparation
+from fedlab_mm.data.fetch import fetch_pictures
+from fedlab_mm.data.folder import save_dataset
+from fedlab_mm.encoding import cache_folder
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.records import Recipe, free_folder
-from fedlab_mm.registry import names
+from fedlab_mm.records import Dataset, Recipe, free_folder
+from fedlab_mm.registry import lookup, names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +82,9 @@ def _compare(options: argparse.Namespace) -> int:
         places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
         tried = range(options.search_seeds)
         recipes = [api.tune(r, grids, data, place, seeds=tried) for r, place in zip(recipes, places, strict=True)]
-    table = api.compare(recipes, range(options.seeds), data, label=lambda r: r.label if grids else None)
+    table = api.compare(
+        recipes, range(options.seeds), data, options.baselines, label=lambda r: r.label if grids else None
+    )
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
     targets, cold = int((data.target_U("test") >= 0).sum()), data.n_cold("test")
     print(f"\n{data.name}: {targets} test targets, {cold} of them cold; mean ± sd over {seeds}\n")
@@ -151,10 +158,66 @@ def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     return grid
 
 
-def _data(options: argparse.Namespace) -> int:
-    data = api.load(options.name, options.root)
+def _loaded(options: argparse.Namespace) -> typing.Any:
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Preparation) if hasattr(options, f.name)}
+    return api.load(options.name, options.root, **given)
+
+
+def _describe(options: argparse.Namespace) -> int:
+    data = _loaded(options)
+    with pd.option_context("display.width", 200, "display.max_rows", None):
+        print(data.describe().to_string())
+        if isinstance(data, Dataset):
+            k = min(options.k, data.n_items)
+            print(f"\nwhat the split gives away (test)\n\n{audit(data, k).round(3).to_string()}")
+            if len(data.problems):
+                print(f"\npictures that cannot be read\n\n{data.problems.to_string(index=False)}")
+    print()
+    for what, text in data.about.items():
+        if text:
+            print(f"{what:<15} {text}")
+    print(f"{'sha256':<15} {data.fingerprint}")
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    data = _loaded(options)
+    if not isinstance(data, Dataset):
+        raise FedlabError(f"{options.name} is a click log, which is read as it is: there is nothing to prepare")
     print(data.describe().to_string())
-    print(f"sha256  {data.fingerprint}")
+    folder = save_dataset(data, options.out)
+    print(f"\nwritten to {folder}: give it to --dataset, or to fedlab_mm.load")
+    return 0
+
+
+def _encode(options: argparse.Namespace) -> int:
+    data = _loaded(options)
+    told = {w: t for w, t in data.about.items() if w == "encoder" or w.endswith(" encoding")}
+    if not any(w.endswith(" encoding") for w in told):
+        print(f"{options.name} comes with its features: there is nothing to encode")
+        return 0
+    for what, text in told.items():
+        print(f"{what:<15} {text}")
+    print(f"{'kept in':<15} {getattr(options, 'cache', None) or cache_folder()}")
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    family, _, part = options.name.partition(":")
+    source = lookup("dataset", family)
+    source = source.of(part) if part and hasattr(source, "of") else source
+    if not hasattr(source, "find"):
+        raise FedlabError(f"dataset '{options.name}' has nothing to fetch")
+    folder = source.find(options.root)
+    print(f"{options.name} is in {folder}")
+    print(f"licence         {source.licence}\nplease cite     {source.citation}")
+    if options.pictures:
+        if not hasattr(source, "pictures"):
+            raise FedlabError(f"dataset '{options.name}' names no addresses of pictures")
+        problems = fetch_pictures(source.pictures(folder), folder / "images")
+        print(f"pictures are in {folder / 'images'}; {len(problems)} could not be had")
+        for item, problem in list(problems.items())[:20]:
+            print(f"  {item}: {problem}")
     return 0
 
 
@@ -225,6 +288,12 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="train several recipes over seeds, beside simple baselines")
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
+    compare.add_argument(
+        "--baselines",
+        nargs="*",
+        default=list(api.BASELINES),
+        help=f"simple recommenders beside; one that takes a number: ease:200 [{' '.join(api.BASELINES)}]",
+    )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")
     _add_grid(compare, "tune each recipe first, all with the same grid")
@@ -237,16 +306,47 @@ def _parser() -> argparse.ArgumentParser:
     tune.set_defaults(run=_tune)
     _add_recipe(tune, several=())
 
-    data = commands.add_parser("data", help="describe a dataset")
-    data.add_argument("name", help=f"one of: {', '.join(names('dataset'))}")
-    data.add_argument("--root", help="the dataset's folder, or the one that holds it")
-    data.set_defaults(run=_data)
+    data = commands.add_parser("data", help="describe, prepare, encode or fetch a dataset")
+    tasks = data.add_subparsers(required=True, metavar="task")
+    describe = tasks.add_parser("describe", help="what is in it, what was left out, and what its split gives away")
+    describe.add_argument("--k", type=int, default=50, help="cut-off of the trivial rules [50]")
+    describe.set_defaults(run=_describe)
+    prepare = tasks.add_parser("prepare", help="write it as a folder, split and encoded, that --dataset takes")
+    prepare.add_argument("--out", required=True, help="the folder to write")
+    prepare.set_defaults(run=_prepare)
+    encode = tasks.add_parser("encode", help="encode its pictures and texts into the cache")
+    encode.set_defaults(run=_encode)
+    for task in (describe, prepare, encode):
+        _add_dataset(task)
+        _add_preparation(task)
+    fetch = tasks.add_parser("fetch", help="bring its files, where the publisher lets anyone")
+    _add_dataset(fetch)
+    fetch.add_argument("--pictures", action="store_true", help="also the items' pictures, where addresses are known")
+    fetch.set_defaults(run=_fetch)
 
     execute = commands.add_parser("execute", help="execute a notebook; keep it, its tables and its pictures")
     execute.add_argument("notebook")
     execute.add_argument("--out", default="out", help="folder for the executed notebook and its pictures")
     execute.set_defaults(run=_execute)
     return parser
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help=f"a folder of your own, or one of: {', '.join(names('dataset'))}")
+    parser.add_argument("--root", help="the dataset's folder, or the one that holds it")
+
+
+def _add_preparation(parser: argparse.ArgumentParser) -> None:
+    """An option for every choice of a Preparation."""
+    group = parser.add_argument_group(
+        "preparation", "see help(fedlab_mm.data.Preparation); the dataset's own if left out"
+    )
+    kinds = {"core": int, "fewest": int, "held_out": float}
+    for field in dataclasses.fields(Preparation):
+        if field.name != "progress":
+            group.add_argument(
+                f"--{field.name.replace('_', '-')}", type=kinds.get(field.name, str), default=argparse.SUPPRESS
+            )
 
 
 def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:

@@ -269,7 +269,8 @@ class Recipe:
         rounds: communication rounds T; local_epochs: A, full-batch steps of a client in a round.
         patience: stop when validation NDCG has not risen for so many validations in a row; None: never before T.
         clients: the share of clients that take part in a round, in (0, 1].
-        negatives: negatives drawn per positive, anew each round.
+        negatives: negatives drawn per positive, anew each round; negatives_by: "uniform", or "popularity", an item's
+            training interactions plus one, which every client must then be told.
         lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam.
         shared_lr: η of what is shared: a client's copies of it and the server's D and γ. None: lr, for the papers write
             one η for all.
@@ -304,6 +305,7 @@ class Recipe:
     local_epochs: int = 5
     clients: float = 1.0
     negatives: int = 4
+    negatives_by: str = "uniform"
     lr: float | None = None
     shared_lr: float | None = None
     id_lr_scale: float | None = None
@@ -345,6 +347,7 @@ class Recipe:
             ("optimizer", ("sgd", "adam")),
             ("server_optimizer", ("sgd", "adam", None)),
             ("ties", ("expected", "index")),
+            ("negatives_by", ("uniform", "popularity")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:

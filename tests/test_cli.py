@@ -3,6 +3,7 @@
 import nbformat
 import pandas as pd
 import pytest
+from PIL import Image
 
 from fedlab_mm.cli import main
 from tests.conftest import SHARED
@@ -49,11 +50,6 @@ def test_compare_tunes_first_where_a_grid_is_given(capsys, tmp_path):
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["fcf-mlp", "fcf-none"]
 
 
-def test_data(capsys):
-    code, out, _ = run(capsys, "data", "toy")
-    assert code == 0 and "8000" in out and "sha256" in out
-
-
 def test_ku_from_the_command_line(capsys, ku):
     code, out, _ = run(capsys, "compare", *FAST, "--dataset", "ku", "--root", SHARED, "--seeds", 1)
     assert code == 0 and "88 of them cold" in out
@@ -67,6 +63,17 @@ def test_ku_from_the_command_line(capsys, ku):
         (["train", "--rounds", "0"], "rounds=0: must be at least 1"),
         (["train", "--k", "501"], "k=501: toy has only 500 items"),
         (["train", "--dataset", "ku", "--root", "/nowhere"], "dataset 'ku': no inter.csv"),
+        (["data", "describe", "mars"], "unknown dataset 'mars'"),
+        (["data", "describe", "/nowhere/at/all"], "/nowhere/at/all holds no interactions.csv"),
+        (["data", "describe", "toy", "--core", "-1"], "core=-1: must be a whole number"),
+        (["data", "describe", "toy", "--missing", "guess"], "unknown missing 'guess': there are: papers, zero, drop"),
+        (["data", "prepare", "toy", "--core", "99", "--out", "/tmp/x"], "no user has 99 interactions that count"),
+        (["data", "prepare", "toy", "--out", "/proc/nowhere"], "/proc/nowhere cannot be written"),
+        (["data", "describe", "toy:part"], "dataset 'toy' has no parts"),
+        (["data", "describe", "amazon"], "name a category, as in amazon:All_Beauty"),
+        (["data", "describe", "amazon:../x"], "category '../x': write it as the publisher does"),
+        (["data", "fetch", "toy"], "dataset 'toy' has nothing to fetch"),
+        (["data", "encode", "toy", "--encoder", "clip"], "unknown encoder 'clip'"),
         (["train", "--resume", "/nowhere"], "/nowhere holds no saved run"),
         (["compare", "--grid", "speed=1"], "--grid speed=1: write a recipe's field and its values, as in lr=0.01,0.1"),
         (["compare", "--grid", "lr"], "--grid lr: write a recipe's field and its values"),
@@ -76,6 +83,10 @@ def test_ku_from_the_command_line(capsys, ku):
         (["tune", "--grid", "lr=1", "--folder", "/tmp/x", "--search-seeds", "0"], "search_seeds=0: must be at least 1"),
         (["train", "--without", "audio"], "there is no signal 'audio' to leave out; there are: id, image, text"),
         (["train", "--clients", "0"], "clients=0.0: the share of clients in a round lies in (0, 1]"),
+        (["compare", "--baselines", "eas"], "unknown baseline 'eas': did you mean 'ease'"),
+        (["compare", "--baselines", "ease:many"], "baseline 'ease:many': 'many' is not a number that ease takes"),
+        (["compare", "--baselines", "popularity:3"], "'3' is not a number that popularity takes"),
+        (["compare", "--baselines", "ease:-1"], "regularisation=-1: must be positive"),
         (["compare", "--seeds", "0"], "seeds=0: must be at least 1"),
         (["execute", "nothing.ipynb"], "nothing.ipynb: no such notebook"),
         (["train", *FAST, "--out", __file__], "test_cli.py is a file: choose a folder"),
@@ -111,3 +122,31 @@ def test_execute_keeps_the_notebook_and_its_pictures(capsys, tmp_path):
     nbformat.write(notebook, tmp_path / "n.ipynb")
     code, _, err = run(capsys, "execute", tmp_path / "n.ipynb", "--out", tmp_path / "out")
     assert code == 2 and "ZeroDivisionError: division by zero" in err
+
+
+def test_data_describe_prepare_and_encode(capsys, tmp_path):
+    code, out, _ = run(capsys, "data", "describe", "toy", "--split", "temporal", "--k", 20)
+    assert code == 0 and "first 20 by popularity" in out and "sha256" in out
+    code, out, _ = run(capsys, "data", "prepare", "toy", "--core", 8, "--out", tmp_path / "core")
+    assert code == 0 and "items with fewer than 8" in out
+    code, out, _ = run(capsys, "compare", *FAST, "--dataset", tmp_path / "core", "--seeds", 1, "--method", "none")
+    assert code == 0 and "core: " in out and "popularity" in out
+    code, out, _ = run(capsys, "data", "encode", "toy")
+    assert code == 0 and "nothing to encode" in out
+
+
+def test_a_folder_of_ones_own_from_titles_and_pictures_to_a_table(capsys, tmp_path, toy, monkeypatch):
+    monkeypatch.setenv("FEDLAB_MM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    toy.interactions.head(900)[["user", "item", "timestamp"]].to_csv(folder / "interactions.csv", index=False)
+    toy.items[["item", "title"]].to_csv(folder / "items.csv", index=False)
+    for item in range(0, 500, 5):
+        Image.fromarray(toy.covers[item]).save(folder / "images" / f"{item}.png")
+    (folder / "images" / "5.png").write_bytes(b"\x89PNG no more")
+    code, out, err = run(capsys, "data", "encode", folder, "--encoder", "offline")
+    assert code == 0 and "99 encoded" in out and "1 picture cannot be read" in err
+    code, out, _ = run(capsys, "data", "describe", folder, "--encoder", "offline")
+    assert code == 0 and "99 from the cache" in out and "image missing, now mean of the others" in out
+    code, out, err = run(capsys, "compare", *FAST, "--dataset", folder, "--seeds", 1, "--method", "fedvlr")
+    assert code == 0 and "Going on with the offline encoder" in err and "fcf + fedvlr" in out

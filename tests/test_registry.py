@@ -29,6 +29,7 @@ def test_every_family_has_members():
         ({"weight_decay": -1.0}, "weight_decay=-1.0: must not be negative"),
         ({"id_lr_scale": 0.0}, "id_lr_scale=0.0: must be a positive number, or None"),
         ({"seed": -1}, "seed=-1"),
+        ({"negatives_by": "rank"}, "unknown negatives_by 'rank': there are: uniform, popularity"),
         ({"loss": "hinge"}, "unknown loss 'hinge': there are: bce, squares"),
         ({"patience": 0}, "patience=0: must be at least 1"),
         ({"alpha": -0.1}, "alpha=-0.1: must not be negative"),

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import as_time, read_lines
+from fedlab_mm.data.tables import as_name, as_time, in_seconds, read_lines
 from fedlab_mm.encoding import pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
@@ -53,18 +53,20 @@ class Amazon(Source):
 
     @classmethod
     def read(cls, folder: Path) -> Raw:
-        there_are = [files for files in cls.layouts if all((folder / file).is_file() for file in files)]
-        reviews, meta = (folder / file for file in there_are[0])
+        reviews, meta = cls._files(folder)
         rows: list[tuple[str, str, int]] = []
         numbers, incomplete = [], 0
         for line, record in tqdm(read_lines(reviews), desc=reviews.name, unit="review", delay=1):
-            user, item, time = record.get("user_id"), record.get("parent_asin"), as_time(record.get("timestamp"), 1000)
-            if not (isinstance(user, str) and user and isinstance(item, str) and item and time is not None):
+            user, item = as_name(record.get("user_id")), as_name(record.get("parent_asin"))
+            time = as_time(record.get("timestamp"))
+            if user is None or item is None or time is None:
                 incomplete += 1
                 continue
             rows.append((user, item, time))
             numbers.append(line)
-        log = pd.DataFrame(rows, columns=["user", "item", "timestamp"], index=numbers)
+        if not rows:
+            raise FedlabError(f"{reviews}: none of its {incomplete} reviews has a user, an item and a time")
+        log = in_seconds(pd.DataFrame(rows, columns=["user", "item", "timestamp"], index=numbers))
         titles, _ = cls.catalogue(meta)
         wanted = dict.fromkeys(log["item"])
         images = pictures_in(folder / "images")
@@ -74,12 +76,25 @@ class Amazon(Source):
         return Raw(log, items, str(reviews), str(meta), dropped=dropped)
 
     @classmethod
+    def _files(cls, folder: Path) -> tuple[Path, Path]:
+        """The review and the metadata file, in whichever layout they are there."""
+        for reviews, meta in cls.layouts:
+            if (folder / reviews).is_file() and (folder / meta).is_file():
+                return folder / reviews, folder / meta
+        raise FedlabError(f"{folder} lacks {' and '.join(cls.layouts[0])}")
+
+    @classmethod
+    def pictures(cls, folder: Path) -> dict[str, str]:
+        """The address of the main picture of every item that the metadata name."""
+        return cls.catalogue(cls._files(folder)[1])[1]
+
+    @classmethod
     def catalogue(cls, meta: Path) -> tuple[dict[str, str], dict[str, str]]:
         """Item -> title, and item -> the address of its main picture."""
         titles, pictures = {}, {}
         for _, record in tqdm(read_lines(meta), desc=meta.name, unit="item", delay=1):
-            item, title, images = record.get("parent_asin"), record.get("title"), record.get("images")
-            if not isinstance(item, str) or not item:
+            item, title, images = as_name(record.get("parent_asin")), record.get("title"), record.get("images")
+            if item is None:
                 continue
             titles[item] = title if isinstance(title, str) else ""
             shown = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []

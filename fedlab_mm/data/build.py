@@ -13,6 +13,7 @@ from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
 FEWEST_INTERACTIONS = 3  # one each to train, validate and test
+OF_THESE = "interactions of these users"
 
 
 def build(
@@ -80,6 +81,7 @@ def build(
     kept = without_repeats(log)
     counts = {"repeated pairs": len(log) - len(kept)}
 
+    before = len(kept)
     if not partial:
         n_of_user = kept.groupby("user")["item"].transform("size")
         counts["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST_INTERACTIONS].nunique()
@@ -93,6 +95,8 @@ def build(
         kept = kept[kept["user"].map(whole)]
     else:
         kept = kept.assign(split=leave_one_out(kept))
+    if len(kept) < before:
+        counts[OF_THESE] = before - len(kept)
     if not len(kept):
         raise FedlabError(f"{source}: no user has three interactions, one each to train, validate and test")
     for what, count in counts.items():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedlab_mm.data.source import Source
 from fedlab_mm.data.splits import leave_one_out
-from fedlab_mm.data.tables import whole_numbers
+from fedlab_mm.data.tables import in_seconds, read_table, whole_numbers
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import ClickLog
 
@@ -52,21 +52,13 @@ def click_log(
     fewest: int,
     about: Mapping[str, str],
 ) -> ClickLog:
-    """Check, renumber and split showings. At equal times the later row of the file counts as later.
+    """Renumber and split showings. At equal times the later row counts as later.
 
     Raises:
-        FedlabError: a click that is neither 0 nor 1, a user or an item listed twice, nobody left.
+        FedlabError: nobody left.
     """
     if not len(log):
         raise FedlabError(f"{source}: there are no showings in it")
-    bad = ~log["click"].isin([0, 1]).to_numpy()
-    if bad.any():
-        row = int(bad.argmax())
-        raise FedlabError(f"{source}, row {log.index[row]}: click {log['click'].iloc[row]} is neither 0 nor 1")
-    for what, table in (("user", users), ("item", items)):
-        twice = table["id"].duplicated()
-        if twice.any():
-            raise FedlabError(f"{source}: {what} {table['id'][twice].iloc[0]} has two rows of attributes")
     dropped = {}
     lengths = log.groupby("user")["user"].transform("size")
     dropped[f"users with fewer than {fewest} showings"] = log["user"][lengths < fewest].nunique()
@@ -96,13 +88,38 @@ def _codes(column: pd.Series) -> np.ndarray:
     return codes.where(~missing, len(known)).to_numpy(dtype=np.int64)
 
 
+def showings(path: Path, columns: Mapping[str, str], counted: bool = False) -> pd.DataFrame:
+    """User, item, timestamp (s; the file's in ms) and click of a log, in the order of time.
+
+    Args:
+        columns: our name of each -> the file's; counted: whether the file counts clicks.
+
+    Raises:
+        FedlabError: a cell that is no whole number, a click that is neither 0 nor 1.
+    """
+    log = read_table(path, columns)
+    log = pd.DataFrame({ours: whole_numbers(log[ours], theirs, path) for ours, theirs in columns.items()})
+    if counted:
+        log = log.assign(click=(log["click"] > 0).astype(int))
+    bad = ~log["click"].isin([0, 1]).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise FedlabError(f"{path}, row {log.index[row]}: click {log['click'].iloc[row]} is neither 0 nor 1")
+    return in_seconds(log)
+
+
 def attributes(table: pd.DataFrame, identifier: str, names: Sequence[str], path: Path) -> pd.DataFrame:
-    """The id and some attributes of a table, under the name `id`; those that the file lacks are an error."""
-    lacking = [n for n in names if n not in table]
+    """The id and some attributes of a table, under the name `id`.
+
+    Raises:
+        FedlabError: a column that is not there, an id that is no whole number or is listed twice.
+    """
+    lacking = [n for n in (identifier, *names) if n not in table]
     if lacking:
         raise FedlabError(f"{path}: column {lacking[0]} is missing; there are {', '.join(map(str, table))}")
-    return (
-        table[[identifier, *names]]
-        .assign(**{identifier: whole_numbers(table[identifier], identifier, path)})
-        .rename(columns={identifier: "id"})
-    )
+    ids = whole_numbers(table[identifier], identifier, path)
+    twice = ids.duplicated().to_numpy()
+    if twice.any():
+        row = int(twice.argmax())
+        raise FedlabError(f"{path}, row {ids.index[row]}: {identifier} {ids.iloc[row]} is listed twice")
+    return table[list(names)].assign(id=ids)

@@ -245,7 +245,7 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
     return problems
 
 
-_SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+_SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "MPO": ".jpg"}
 
 
 def _picture(url: str, folder: Path, item: str) -> str | None:

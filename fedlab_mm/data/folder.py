@@ -140,8 +140,10 @@ def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
         ids = data.items["id"] if "id" in data.items else data.items["item"]
         log = data.interactions
         log = log.assign(user=data.users["id"].to_numpy()[log["user"]], item=ids.to_numpy()[log["item"]])
-        log[["user", "item", "timestamp", "split"]].to_csv(partial / "interactions.csv", index=False)
-        pd.DataFrame({"item": ids, "title": data.items["title"]}).to_csv(partial / "items.csv", index=False)
+        items = pd.DataFrame({"item": ids, "title": data.items["title"]})
+        for name, table in (("interactions", log[["user", "item", "timestamp", "split"]]), ("items", items)):
+            # Lines end as in RFC 4180, for then a name with a lone carriage return is quoted.
+            table.to_csv(partial / f"{name}.csv", index=False, lineterminator="\r\n")
         for modality, feature in data.features.items():
             save_file({modality: np.ascontiguousarray(feature.numpy())}, partial / f"{modality}.safetensors")
         targets = np.stack([data.target_U("valid"), data.target_U("test")])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedlab_mm.data.clicks import ClickSource, attributes
+from fedlab_mm.data.clicks import ClickSource, attributes, showings
 from fedlab_mm.data.fetch import Download
-from fedlab_mm.data.tables import read_table, whole_numbers
+from fedlab_mm.data.tables import read_table
 from fedlab_mm.registry import register
 
 _LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
@@ -49,20 +49,8 @@ class KuaiRandPure(ClickSource):
 
     @classmethod
     def read_clicks(cls, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
-        logs = []
-        for file in _LOGS:
-            path = folder / file
-            log = read_table(path, {"user": "user_id", "item": "video_id", "timestamp": "time_ms", "click": "is_click"})
-            logs.append(
-                pd.DataFrame(
-                    {
-                        "user": whole_numbers(log["user"], "user_id", path),
-                        "item": whole_numbers(log["item"], "video_id", path),
-                        "timestamp": whole_numbers(log["timestamp"], "time_ms", path, per=1000),
-                        "click": whole_numbers(log["click"], "is_click", path),
-                    }
-                )
-            )
+        columns = {"user": "user_id", "item": "video_id", "timestamp": "time_ms", "click": "is_click"}
+        logs = [showings(folder / file, columns) for file in _LOGS]
         users, items = folder / "user_features_pure.csv", folder / "video_features_basic_pure.csv"
         return (
             pd.concat(logs, ignore_index=True),

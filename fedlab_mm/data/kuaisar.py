@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from fedlab_mm.data.clicks import ClickSource, attributes
+from fedlab_mm.data.clicks import ClickSource, attributes, showings
 from fedlab_mm.data.fetch import Download
-from fedlab_mm.data.tables import read_table, whole_numbers
+from fedlab_mm.data.tables import read_table
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 
@@ -33,15 +33,7 @@ class _Prepared(ClickSource):
     @classmethod
     def read_clicks(cls, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
         path = folder / "df.csv"
-        log = read_table(path, {"user": "user_id", "item": "video_id", "timestamp": "timestamp", "click": "is_click"})
-        log = pd.DataFrame(
-            {
-                "user": whole_numbers(log["user"], "user_id", path),
-                "item": whole_numbers(log["item"], "video_id", path),
-                "timestamp": whole_numbers(log["timestamp"], "timestamp", path, per=1000),
-                "click": whole_numbers(log["click"], "is_click", path),
-            }
-        )
+        log = showings(path, {"user": "user_id", "item": "video_id", "timestamp": "timestamp", "click": "is_click"})
         tables = []
         for what, standard in (("user", _USER), ("video", _ITEM)):
             of = folder / f"{what}_features.csv"
@@ -55,9 +47,10 @@ class _Prepared(ClickSource):
         if not lists:
             return []
         try:
-            return lists[0].read_text(encoding="utf-8").split()
+            named = lists[0].read_text(encoding="utf-8").split()
         except (OSError, UnicodeError) as error:
             raise FedlabError(f"{lists[0]}: cannot be read ({error})") from None
+        return [name for name in dict.fromkeys(named) if name != f"{what}_id"]
 
 
 @register("dataset", "kuaisar-r")
@@ -75,8 +68,9 @@ class KuaiSARS(_Prepared):
 @register("dataset", "kuaisar")
 class KuaiSAR(ClickSource):
     """As published (the small release): `rec_inter.csv` (user_id, item_id, timestamp in ms, click) for "kuaisar:rec",
-    `src_inter.csv` (user_id, item_id, timestamp in ms, click_cnt) for "kuaisar:search", with `user_features.csv` and
-    `item_features.csv`. 7.5 million recommendations: reading them takes a minute and some gigabytes."""
+    `src_inter.csv` (user_id, item_id, search_session_timestamp in ms, click_cnt) for "kuaisar:search", with
+    `user_features.csv` and `item_features.csv`. 7.5 million recommendations: reading them takes a minute and some
+    gigabytes."""
 
     name = "kuaisar"
     files = ("rec_inter.csv", "src_inter.csv", "user_features.csv", "item_features.csv")
@@ -90,9 +84,9 @@ class KuaiSAR(ClickSource):
         ),
     )
     part: ClassVar[str] = "rec"
-    _parts: ClassVar[dict[str, tuple[str, str]]] = {
-        "rec": ("rec_inter.csv", "click"),
-        "search": ("src_inter.csv", "click_cnt"),
+    _parts: ClassVar[dict[str, tuple[str, str, str]]] = {
+        "rec": ("rec_inter.csv", "timestamp", "click"),
+        "search": ("src_inter.csv", "search_session_timestamp", "click_cnt"),
     }
 
     @classmethod
@@ -104,21 +98,17 @@ class KuaiSAR(ClickSource):
 
     @classmethod
     def read_clicks(cls, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
-        file, label = cls._parts[cls.part]
+        file, time, click = cls._parts[cls.part]
         path = folder / file
-        log = read_table(path, {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "click": label})
-        log = pd.DataFrame(
-            {
-                "user": whole_numbers(log["user"], "user_id", path),
-                "item": whole_numbers(log["item"], "item_id", path),
-                "timestamp": whole_numbers(log["timestamp"], "timestamp", path, per=1000),
-                "click": (whole_numbers(log["click"], label, path) > 0).astype(int),
-            }
-        )
+        columns = {"user": "user_id", "item": "item_id", "timestamp": time, "click": click}
+        log = showings(path, columns, counted=click == "click_cnt")
         users, items = folder / "user_features.csv", folder / "item_features.csv"
         return (
             log,
-            attributes(read_table(users), "user_id", _USER, users),
+            # The publisher's releases spell one column in two ways.
+            attributes(
+                read_table(users).rename(columns={"rec_active_level": "reco_active_level"}), "user_id", _USER, users
+            ),
             attributes(read_table(items), "item_id", _ITEM, items),
             str(path),
         )

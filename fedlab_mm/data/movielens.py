@@ -55,7 +55,7 @@ class MovieLens(Source):
         abstracts = cls.read_abstracts(folder / "abstracts.json")
         more = [abstracts.get(i) or g for i, g in zip(items["item"], items["genres"], strict=True)]
         items = items.assign(
-            text=[f"{t}. {m}" if m else t for t, m in zip(items["title"], more, strict=True)],
+            text=[". ".join(filter(None, both)) for both in zip(items["title"], more, strict=True)],
             image=items["item"].map(posters),
         )
         return Raw(log, items, str(folder / cls.ratings), str(path))

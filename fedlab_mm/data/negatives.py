@@ -74,14 +74,23 @@ class Samples:
         )
 
 
-def sample(train: Histories, n_items: int, clients: np.ndarray, per_positive: int, seed: int, round: int) -> Samples:
+def sample(
+    train: Histories,
+    n_items: int,
+    clients: np.ndarray,
+    per_positive: int,
+    seed: int,
+    round: int,
+    weights_I: np.ndarray | None = None,
+) -> Samples:
     """Every positive of each client and, for each, `per_positive` negatives.
 
-    A negative is uniform, with replacement, over the items that the user has no *training* interaction with: held-out
+    A negative is drawn, with replacement, from the items that the user has no *training* interaction with: held-out
     items may come up, for a client must not know them apart.
 
     Args:
         train: every user's training items; clients: int64 [C], the round's users.
+        weights_I: whole numbers, at least 1: how often an item is drawn, relative to the others; all alike if left out.
 
     Raises:
         FedlabError: a user holds every item, so nothing is left to draw.
@@ -99,16 +108,24 @@ def sample(train: Histories, n_items: int, clients: np.ndarray, per_positive: in
     if len(full):
         raise FedlabError(f"user {clients[full[0]]} holds all {n_items} items: there is no negative to draw")
 
-    picks = draw(seed, round, clients, per_positive * n_C, n_items - n_C)
-    # The k-th item that a user does not hold is k plus the number of its items p_j (sorted) with p_j - j <= k. All
-    # users are searched at once, each in an interval of its own.
-    c_of_pick = np.repeat(np.arange(len(clients)), per_positive * n_C)
+    # Item i owns the points from ends[i-1] to ends[i] of a line. A client draws from the line without its own items:
+    # the k-th point that is left is k plus the points of its items p_j (sorted) that lie below, those with start(p_j) -
+    # (points of its items before p_j) <= k. All clients are searched at once, each on a line of its own.
+    weight_I = np.ones(n_items, dtype=np.int64) if weights_I is None else np.asarray(weights_I, dtype=np.int64)
+    ends_I = np.cumsum(weight_I)
     c_of_positive = np.repeat(np.arange(len(clients)), n_C)
-    rank = np.arange(len(positives.items)) - positives.indptr[c_of_positive]
-    gaps = c_of_positive * n_items + positives.items - rank
-    below = np.searchsorted(gaps, c_of_pick * n_items + picks, side="right") - positives.indptr[c_of_pick]
-    negatives = picks + below
+    own = weight_I[positives.items]
+    before = np.concatenate([[0], np.cumsum(own)])  # points of all positives before each, all clients' in a row
+    start_C = before[positives.indptr[:-1]]
+    held_C = before[positives.indptr[1:]] - start_C
+    c_of_pick = np.repeat(np.arange(len(clients)), per_positive * n_C)
+    picks = draw(seed, round, clients, per_positive * n_C, ends_I[-1] - held_C)
+    gaps = c_of_positive * ends_I[-1] + (ends_I - weight_I)[positives.items] - (before[:-1] - start_C[c_of_positive])
+    n_below = np.searchsorted(gaps, c_of_pick * ends_I[-1] + picks, side="right")
+    points = picks + before[n_below] - start_C[c_of_pick]
+    negatives = points if weights_I is None else np.searchsorted(ends_I, points, side="right")
 
+    rank = np.arange(len(positives.items)) - positives.indptr[c_of_positive]
     indptr = np.concatenate([[0], np.cumsum((1 + per_positive) * n_C)])
     items = np.empty(indptr[-1], dtype=np.int64)
     labels = np.zeros(indptr[-1], dtype=np.int64)

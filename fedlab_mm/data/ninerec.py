@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import named, read_feature, read_table, whole_numbers
+from fedlab_mm.data.tables import in_seconds, named, read_feature, read_table, whole_numbers
 from fedlab_mm.encoding import pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS
@@ -97,12 +97,13 @@ class NineRec(Source):
         item, user = ("a", "b") if log["a"].isin(known).mean() >= log["b"].isin(known).mean() else ("b", "a")
         if "timestamp" in log:
             times = whole_numbers(log["timestamp"], "timestamp", pair)
-            times = times // 1000 if times.median() > 1e11 else times  # the short-video sets count milliseconds
         else:
             times = pd.Series(np.arange(len(log)), index=log.index)
         log = pd.DataFrame(
             {"user": named(log[user], "user", pair), "item": named(log[item], "item", pair), "timestamp": times}
         )
+        if times.median() > 1e11:  # the short-video sets count milliseconds
+            log = in_seconds(log)
         return Raw(log, items.drop(columns="english", errors="ignore"), str(pair), str(path))
 
 

@@ -9,16 +9,17 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from fedlab_mm.data.build import build
+from fedlab_mm.data.build import OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
-from fedlab_mm.encoding import Covers, Encoder, cache_folder, clean_text, encode_items
+from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
@@ -85,7 +86,7 @@ class Preparation:
     def __post_init__(self) -> None:
         for name, least in (("core", 0), ("fewest", FEWEST)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise FedlabError(f"{name}={value!r}: must be a whole number, at least {least}")
         for name, choices in (
             ("split", (None, "given", "leave-one-out", "temporal")),
@@ -94,6 +95,10 @@ class Preparation:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
+        if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
+            raise FedlabError(f"held_out={self.held_out!r}: the share held out is a number between 0 and 1")
+        if self.encoder != "auto":
+            choose(self.encoder, self.device)  # a wrong name is said before the files are read
 
     def but(self, **changes: Any) -> "Preparation":
         """This preparation with some choices changed.
@@ -178,13 +183,15 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     items = _checked_items(raw)
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
+    if how.split not in (None, "given"):
+        log = log.drop(columns="split", errors="ignore")
 
     kept = without_repeats(log)
     dropped["repeated pairs"] = len(log) - len(kept)
     log = _core(name, kept, how, raw, dropped)
     rows = np.flatnonzero(items["item"].isin(log["item"].unique()) | (not how.core))
 
-    features, missing, problems, used = _features(raw, items, rows, how)
+    features, missing, problems, encoded = _features(raw, items, rows, how)
     if how.missing == "drop":
         whole = ~np.any([m for m in missing.values()], axis=0) if missing else np.ones(len(rows), dtype=bool)
         dropped |= {f"items without {m}": int(lost.sum()) for m, lost in missing.items()}
@@ -223,12 +230,12 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         covers,
         truth,
         dropped,
-        user_ids=np.asarray(users),
+        user_ids=pd.Series(users).to_numpy(),
         partial=partial,
         missing={m: int(lost.sum()) for m, lost in missing.items() if lost.any()},
         filled={m: how_filled for m, how_filled in filled.items() if missing[m].any()},
         problems=problems.reset_index(drop=True),
-        about={**(about or {}), **({"encoder": used} if used else {})},
+        about={**(about or {}), **encoded},
     )
 
 
@@ -273,10 +280,12 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
 
 def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:
     """The core, and in `dropped` what fell outside it, added to what fell before."""
-    users = max(how.core, how.fewest)
+    # A split that was made before may have left a user with less.
+    fewest = 1 if raw.partial and how.fewest == FEWEST else how.fewest
+    users = max(how.core, fewest)
     kept = k_core(log, users, how.core)
     if not len(kept):
-        what = f"core={how.core}" if how.core else f"fewest={how.fewest}"
+        what = f"core={how.core}" if how.core else f"fewest={fewest}"
         raise FedlabError(f"{raw.source}: no user has {users} interactions that count ({what}); nothing is left")
     few = "users with fewer than three interactions" if users == FEWEST else f"users with fewer than {users}"
     counts = {few: log["user"].nunique() - kept["user"].nunique()}
@@ -286,6 +295,7 @@ def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dic
             "interactions outside the core": len(log) - len(kept),
         }
     elif counts[few]:
+        counts[OF_THESE] = len(log) - len(kept)
         warnings.warn(f"{name}: dropped {_counted(counts[few], few)}", stacklevel=5)
     for what, count in counts.items():
         dropped[what] = dropped.get(what, 0) + count
@@ -308,6 +318,7 @@ def _split(
     log = log[log["split"] != ""]
     known = log["user"].isin(log["user"][log["split"] == "train"])
     dropped["users who come after the training time"] = log["user"][~known].nunique()
+    dropped[OF_THESE] = dropped.get(OF_THESE, 0) + int((~known).sum())
     log = log[known]
     if set(log["split"]) != set(SPLITS):
         raise FedlabError(f"{raw.source}: split='temporal' leaves no training, validation or test interaction")
@@ -316,7 +327,7 @@ def _split(
 
 def _features(
     raw: Raw, items: pd.DataFrame, rows: np.ndarray, how: Preparation
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame, str]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame, dict[str, str]]:
     """Of the chosen rows: modality -> [I, d], modality -> missing [I], files that could not be read, the encoder's
     name."""
     features, missing = {}, {}
@@ -339,7 +350,7 @@ def _features(
             texts = [text or NO_TITLE for text in texts]
     problems = pd.DataFrame({"item": [], "problem": []}, dtype=object)
     if images is None and texts is None:
-        return features, missing, problems, ""
+        return features, missing, problems, {}
     encoded, encoder = encode_items(images, texts, how.encoder, how.device, how.cache, how.progress)
     for modality, result in encoded.items():
         features[modality] = result.vectors
@@ -351,7 +362,8 @@ def _features(
         more = " …" if len(unread) > 1 else ""
         told = f"{what} as missing: {problems['problem'].iloc[0]}{more} (data.problems lists all)"
         warnings.warn(told, stacklevel=4)
-    return features, missing, problems, _name_of(encoder)
+    about = {"encoder": _name_of(encoder)} | {f"{m} encoding": e.summary for m, e in encoded.items()}
+    return features, missing, problems, about
 
 
 def _fill(modality: str, feature: np.ndarray, lost: np.ndarray, how: Preparation, raw: Raw) -> str:

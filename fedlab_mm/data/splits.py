@@ -65,7 +65,7 @@ def without_repeats(interactions: pd.DataFrame) -> pd.DataFrame:
         log = log.assign(_order=log["split"].map({"test": 0, "valid": 1, "train": 2}))
         order = ["_order", "timestamp"]
     kept = log.sort_values(order, kind="stable").drop_duplicates(["user", "item"])
-    return interactions.loc[kept.index.sort_values()]
+    return interactions[interactions.index.isin(kept.index)]
 
 
 def k_core(interactions: pd.DataFrame, users: int, items: int) -> pd.DataFrame:

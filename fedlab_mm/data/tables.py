@@ -3,9 +3,12 @@
 Rows are counted as a text editor shows them where no cell holds a line break: the header is row 1.
 """
 
+import csv
 import gzip
+import itertools
 import json
 import math
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedlab_mm.errors import FedlabError
 
-_LARGEST_TIME = 2**53  # what a double holds exactly
+_LARGEST_TIME = 2**53  # below it a double holds every whole number
 
 
 def read_table(
@@ -57,6 +59,8 @@ def read_table(
                 index_col=False,
                 encoding=encoding,
                 engine="python" if len(sep) > 1 else "c",
+                skip_blank_lines=False,
+                skiprows=(blank := _blank_lines(path)),
                 quoting=3 if sep != "," else 0,  # only comma-separated files quote
             )
     except FileNotFoundError:
@@ -70,20 +74,66 @@ def read_table(
     except (pd.errors.ParserError, UnicodeError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("Error tokenizing data. C error: ")
         raise FedlabError(f"{path}: cannot be read as CSV ({reason})") from None
-    first = 1 if names is not None else 2
+    first = blank + (1 if names is not None else 2)
     table = table.set_axis(pd.RangeIndex(first, first + len(table)), axis=0)
+    if (nothing := _nothing_in(table)).any():
+        table = table[~nothing]
     if names is None:
         table.columns = [str(c).strip().removeprefix("\ufeff") for c in table.columns]
+        twice = table.columns[table.columns.duplicated()]
+        if len(twice):
+            raise FedlabError(f"{path}: column {twice[0]} is there twice")
+    short = _first_short_row(table, path, sep, encoding)
+    if short is not None:
+        raise FedlabError(f"{path}, row {short}: has fewer cells than the header")
     if columns is not None:
         wanted = dict(columns) | {ours: theirs for ours, theirs in (optional or {}).items() if theirs in table}
         for theirs in wanted.values():
             if theirs not in table:
                 raise FedlabError(f"{path}: column {theirs} is missing; there are {', '.join(map(str, table))}")
         table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
-    short = table.isna().to_numpy().any(axis=1)
-    if short.any():
-        raise FedlabError(f"{path}, row {table.index[int(short.argmax())]}: has fewer cells than the header")
     return table
+
+
+def _blank_lines(path: Path) -> int:
+    """How many blank lines come before anything else."""
+    with open(path, "rb") as file:
+        return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(b"\r\n"), file))
+
+
+def _nothing_in(table: pd.DataFrame) -> np.ndarray:
+    """The rows without a single character: blank lines, or cells that are all empty."""
+    nothing = np.ones(len(table), dtype=bool)
+    for column in table:
+        rows = np.flatnonzero(nothing)
+        if not len(rows):
+            break
+        cells = table[column].iloc[rows]
+        nothing[rows] = (cells.isna() | (cells == "")).to_numpy()
+    return nothing
+
+
+def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -> int | None:
+    """The first row with fewer cells than there are columns. pandas' C parser fills it up with empty cells, so where
+    the last column has none of these, there is no such row; else the cells are counted."""
+    if not len(table) or table.shape[1] < 2:
+        return None
+    last = table.iloc[:, -1]
+    suspects = table.index[(last.isna() | (last == "")).to_numpy()]
+    if not len(suspects):
+        return None
+    if len(sep) > 1:  # pandas' other parser leaves them out
+        return next((int(row) for row in suspects if table.loc[row].isna().any()), None)
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with open(path, encoding=encoding, newline="") as file:
+            rows = csv.reader(file) if sep == "," else csv.reader(file, delimiter=sep, quoting=csv.QUOTE_NONE)
+            wanted, lengths = set(suspects), enumerate(map(len, rows), start=1)
+            return next((row for row, n in lengths if row in wanted and n < table.shape[1]), None)
+    except csv.Error:
+        return None  # pandas could read it, and so no row is known to be short
+    finally:
+        csv.field_size_limit(limit)
 
 
 def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) -> pd.Series:
@@ -95,13 +145,24 @@ def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) 
     numbers = pd.to_numeric(column, errors="coerce")
     exact = numbers.to_numpy(dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        bad = ~np.isfinite(exact) | (exact % 1 != 0) | (np.abs(exact) > _LARGEST_TIME)
+        bad = ~np.isfinite(exact) | (exact % 1 != 0) | (np.abs(exact) >= _LARGEST_TIME)
     if bad.any():
         row = int(bad.argmax())
         raise FedlabError(
             f"{path}, row {column.index[row]}: {what} '{shorten(column.iloc[row])}' is not a whole number"
         )
     return pd.Series(exact.astype(np.int64) // per, index=column.index)
+
+
+def in_seconds(log: pd.DataFrame) -> pd.DataFrame:
+    """Times in milliseconds as whole seconds; the rows are put in order before, so that what happened within a second
+    keeps its own.
+
+    >>> in_seconds(pd.DataFrame({"item": [7, 8], "timestamp": [1900, 1100]})).to_numpy().tolist()
+    [[8, 1], [7, 1]]
+    """
+    log = log.sort_values("timestamp", kind="stable")
+    return log.assign(timestamp=log["timestamp"] // 1000)
 
 
 def named(column: pd.Series, what: str, path: Path | str) -> pd.Series:
@@ -141,6 +202,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise FedlabError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+def as_name(value: Any) -> str | None:
+    """A JSON value as an identifier, trimmed, or None: not text, empty, or half a character."""
+    if not isinstance(value, str):
+        return None
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        return None
+    return value.strip() or None
+
+
 def as_time(value: Any, per: int = 1) -> int | None:
     """A JSON value as whole seconds (after division by `per`), or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -148,7 +218,7 @@ def as_time(value: Any, per: int = 1) -> int | None:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     seconds = int(value) // per
-    return seconds if abs(seconds) <= _LARGEST_TIME else None
+    return seconds if abs(seconds) < _LARGEST_TIME else None
 
 
 def read_json(path: Path) -> Any:
@@ -157,6 +227,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise FedlabError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
         raise FedlabError(f"{path}: is not JSON ({str(error)[:120]})") from None
 
@@ -168,18 +240,16 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
         FedlabError: not an array of numbers, pickled content, the wrong number of rows, no columns.
     """
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-            if len(tensors) != 1:
-                raise FedlabError(f"{path}: holds {len(tensors)} tensors ({', '.join(sorted(tensors))}); one is wanted")
-            feature = next(iter(tensors.values()))
-        else:
-            feature = np.load(path, allow_pickle=False)
+        packed = path.suffix == ".safetensors"
+        tensors = load_file(path) if packed else {path.stem: np.load(path, allow_pickle=False)}
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
-    except (ValueError, EOFError, OSError, SafetensorError, MemoryError, SyntaxError, OverflowError) as error:
-        kind = path.suffix or "feature"
-        raise FedlabError(f"{path}: not a {kind} file of numbers ({str(error)[:160]})") from None
+    except Exception as error:  # a damaged file can fail anywhere in a parser, with any kind of error
+        kind, reason = path.suffix or "feature", str(error)[:160] or type(error).__name__
+        raise FedlabError(f"{path}: not a {kind} file of numbers ({reason})") from None
+    if len(tensors) != 1:
+        raise FedlabError(f"{path}: holds {len(tensors)} tensors ({', '.join(sorted(tensors))}); one is wanted")
+    feature = next(iter(tensors.values()))
     if not isinstance(feature, np.ndarray) or feature.dtype.kind not in "fiu":
         raise FedlabError(f"{path}: holds {getattr(feature, 'dtype', type(feature).__name__)}, not numbers")
     if feature.ndim != 2 or len(feature) != n_items or not feature.shape[1]:

@@ -56,9 +56,11 @@ class FeatureCache:
         try:
             kept = load_file(path)
             hashes, vectors = kept["hashes"], kept["vectors"]
-            if hashes.shape != (len(vectors), 32) or vectors.ndim != 2 or not np.isfinite(vectors).all():
-                return {}
-        except (SafetensorError, KeyError, OSError, ValueError):
+        except Exception:  # what a damaged file fails with depends on where it is damaged
+            return {}
+        if (hashes.dtype, vectors.dtype, vectors.ndim) != (np.uint8, np.float32, 2):
+            return {}
+        if hashes.shape != (len(vectors), 32) or not np.isfinite(vectors).all():
             return {}
         return {h.tobytes(): v for h, v in zip(hashes, vectors, strict=True)}
 
@@ -71,18 +73,24 @@ class FeatureCache:
             with FileLock(self.folder / f"{kind}.lock"):
                 every = self.read(kind) | dict(vectors)
                 hashes = sorted(every)
+                if len(widths := sorted({len(v) for v in every.values()})) > 1:
+                    raise FedlabError(
+                        f"{self.folder}: holds vectors of another width ({' and '.join(map(str, widths))}): an "
+                        "encoder's identity must tell apart whatever makes its vectors differ"
+                    )
                 together = np.stack([every[h] for h in hashes]).astype(np.float32)
-                table = {
+                table: dict[str, np.ndarray] = {
                     "hashes": np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 32),
                     "vectors": together,
                 }
                 about = {**self.identity, "kind": kind, "count": len(hashes), "width": together.shape[1]}
                 self._replace(f"{kind}.safetensors", lambda path: save_file(table, path))
                 self._replace(f"{kind}.json", lambda path: path.write_text(json.dumps(about, indent=2)))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise FedlabError(
-                f"{self.folder}: features cannot be kept there ({error.strerror}); set FEDLAB_MM_CACHE to a folder "
-                "that can be written"
+                f"{self.folder}: features cannot be kept there ({reason}); set FEDLAB_MM_CACHE to a folder that can be "
+                "written"
             ) from None
 
     def _replace(self, name: str, write: Any) -> None:
@@ -90,6 +98,7 @@ class FeatureCache:
         os.close(handle)
         try:
             write(Path(partial))
+            os.chmod(partial, 0o644)  # a cache may be shared; mkstemp's files are their owner's only
             os.replace(partial, self.folder / name)
         except BaseException:
             Path(partial).unlink(missing_ok=True)

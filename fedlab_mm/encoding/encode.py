@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import time
+import unicodedata
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from fedlab_mm.encoding.base import Encoder, EncoderUnavailable
@@ -23,9 +25,10 @@ from fedlab_mm.encoding.offline import OfflineEncoder
 from fedlab_mm.encoding.openclip import OpenCLIP
 from fedlab_mm.errors import FedlabError
 
-SAVE_EVERY = 30.0  # seconds of encoding that an interruption may cost
+SAVE_EVERY = 30.0  # seconds of encoding that a crash may cost; an interruption costs none
 GROUP = 64  # items between two looks at the clock
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # but no white space, or words would join
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}  # Unicode's categories of what leaves no mark
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,16 @@ class Encoded:
     encoded: int
     seconds: float
 
+    @property
+    def summary(self) -> str:
+        """How many were encoded, in what time, and how many were in the cache."""
+        rate = f" ({self.encoded / self.seconds:,.0f} a second)" if self.encoded and self.seconds else ""
+        return f"{self.encoded:,} encoded in {self.seconds:.1f} s{rate}, {self.from_cache:,} from the cache"
+
 
 def choose(encoder: "str | Encoder", device: str = "cpu") -> Encoder:
     """An encoder by name: "offline", "openclip", "openclip:MODEL/WEIGHTS" ("…/random" for random weights). An encoder
-    itself is passed on. ("auto" is a choice that `with_fallback` makes.)
+    itself is passed on. ("auto" is a choice that `encode_items` makes.)
 
     >>> choose("openclip:ViT-B-16/laion2b_s34b_b88k").model
     'ViT-B-16'
@@ -90,8 +99,10 @@ def encode_images(
         try:
             with open(path, "rb") as file:
                 rows.setdefault(hashlib.file_digest(file, "sha256").digest(), []).append(row)
-        except OSError as error:
-            problems[row] = f"{path}: {'there is no such file' if not path.exists() else error.strerror}"
+        except (FileNotFoundError, NotADirectoryError):
+            problems[row] = f"{path}: there is no such file"
+        except (OSError, ValueError) as error:  # a name may be one that no file can have
+            problems[row] = f"{path}: {getattr(error, 'strerror', None) or error}"
 
     def of(digest: bytes) -> Path:
         path = paths[rows[digest][0]]
@@ -107,7 +118,8 @@ def encode_images(
         return encoder.prepare(open_image(of(digest), max_pixels))
 
     saver = _Saver(cache, "image")
-    with tqdm(total=len(todo), desc="images", unit="image", disable=not progress or not todo, delay=1) as bar:
+    bar = tqdm(total=len(todo), desc="images", unit="image", disable=not progress or not todo, delay=1)
+    with saver, bar:
         for digests, prepared in _grouped(prepare, todo, workers or os.cpu_count() or 1):
             good = [n for n, p in enumerate(prepared) if not isinstance(p, UnreadableImage)]
             for n, p in enumerate(prepared):
@@ -120,7 +132,6 @@ def encode_images(
                 found |= new
                 saver.take(new)
             bar.update(len(digests))
-    saver.flush()
     missing_I[list(problems)] = True
     by_row = {row: found[digest] for digest in found for row in rows[digest]}
     return _table(by_row, len(paths), missing_I, problems, n_cached, len(found) - n_cached, began)
@@ -148,17 +159,17 @@ def encode_texts(
     if todo and not encoder.texts_alone:
         every = _checked(encoder.encode_texts(texts), encoder)
         found = {text: every[rows[text][0]] for text in rows}
-        saver.take({digests[text]: v for text, v in found.items()})
+        with saver:
+            saver.take({digests[text]: v for text, v in found.items()})
         n_cached = 0
     elif todo:
-        with tqdm(total=len(todo), desc="texts", unit="text", disable=not progress, delay=1) as bar:
+        with saver, tqdm(total=len(todo), desc="texts", unit="text", disable=not progress, delay=1) as bar:
             for start in range(0, len(todo), GROUP):
                 group = todo[start : start + GROUP]
                 vectors = _checked(encoder.encode_texts(group), encoder)
                 found |= dict(zip(group, vectors, strict=True))
                 saver.take({digests[text]: v for text, v in zip(group, vectors, strict=True)})
                 bar.update(len(group))
-    saver.flush()
     by_row = {row: vector for text, vector in found.items() for row in rows[text]}
     return _table(by_row, len(texts), missing_I, {}, n_cached, len(found) - n_cached, began)
 
@@ -203,21 +214,31 @@ def encode_items(
 
 
 def clean_text(text: object) -> str:
-    """Any text as Unicode that can be written: lone surrogates and control characters go, ends are trimmed.
+    """Any text as Unicode that can be written: lone surrogates and control characters go, ends are trimmed. What has no
+    visible character is empty, and so are None and NaN.
 
     >>> clean_text(" <b>caf\\ud800é\\x00 </b> ")
     '<b>café </b>'
     """
+    if text is None or text is pd.NA or text != text:
+        return ""
     written = str(text).encode("utf-8", "ignore").decode("utf-8")
-    return _CONTROL.sub("", written).strip()
+    clean = _CONTROL.sub("", written).strip()
+    return clean if any(unicodedata.category(c) not in _UNSEEN for c in clean) else ""
 
 
 class _Saver:
-    """Hands what was encoded to the cache now and then."""
+    """Hands what was encoded to the cache now and then, and the rest when it is left, by an error or a Ctrl-C too."""
 
     def __init__(self, cache: FeatureCache | None, kind: str):
         self.cache, self.kind, self.last = cache, kind, time.monotonic()
         self.waiting: dict[bytes, np.ndarray] = {}
+
+    def __enter__(self) -> "_Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
 
     def take(self, vectors: dict[bytes, np.ndarray]) -> None:
         self.waiting |= vectors

@@ -1,10 +1,8 @@
 """Opening pictures that somebody else made: only known formats, never larger than agreed, never half."""
 
-import os
 import threading
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fedlab_mm.errors import FedlabError
 
 MAX_PIXELS = 64_000_000  # 8,000 × 8,000; an RGB picture of that size takes 192 MB once it is decoded
+MAX_RATIO = 100  # of the sides: an encoder scales the short one to 224 pixels or so, and the long one by as much
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 # Pillow knows some forty formats, a few of which call other programs; these do not.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -32,25 +31,28 @@ def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     gigabytes.
 
     Raises:
-        UnreadableImage: no file, no picture, cut off, or more than `max_pixels`.
+        UnreadableImage: no file, no picture, cut off, more than `max_pixels`, or `MAX_RATIO` times as long as wide.
     """
     try:
-        # Pillow's own limit only warns up to twice its size; ours is the one that holds.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise UnreadableImage(
-                        path, f"refused: {width} × {height} pixels are more than {max_pixels:,}; make it smaller"
-                    )
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
-                return _rgb(upright)
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise UnreadableImage(
+                    path, f"refused: {width} × {height} pixels are more than {max_pixels:,}; make it smaller"
+                )
+            if max(width, height) > MAX_RATIO * min(width, height):
+                raise UnreadableImage(
+                    path, f"refused: {width} × {height} pixels: one side is more than {MAX_RATIO} times the other"
+                )
+            picture.load()
+            return _rgb(ImageOps.exif_transpose(picture))
     except UnreadableImage:
         raise
-    except Image.DecompressionBombError:
-        raise UnreadableImage(path, f"refused: more than {max_pixels:,} pixels; make it smaller") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own limit: it warns, which a user may have made an error, and raises at twice its size. The warning
+        # is left alone, for filters belong to all threads.
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise UnreadableImage(path, f"refused: more than {limit:,} pixels; make it smaller") from None
     except FileNotFoundError:
         raise UnreadableImage(path, "there is no such file") from None
     except UnidentifiedImageError:
@@ -62,13 +64,14 @@ def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip
+        values, clear = np.asarray(picture), picture.info.get("transparency", -1)
+        grey = np.rint(values / np.float32(257)).clip(0, 255)  # 65,535 is white
+        return Image.fromarray(np.where(values == clear, 255, grey).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(ground, picture).convert("RGB")
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip
-        values = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
     return picture.convert("RGB")
 
 
@@ -114,8 +117,11 @@ class Covers:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The file called `name` in `folder`, as far as its name goes; None if the name leads out of the folder."""
-    parts = Path(name.replace("\\", "/")).parts
-    if not name or Path(name).is_absolute() or ".." in parts or "\0" in name or os.path.splitdrive(name)[0]:
+    """The file called `name` in `folder`, as far as its name goes; None if the name leads out of the folder.
+
+    A table may come from Windows: backslashes separate, and drives lead out, on every system.
+    """
+    known = PureWindowsPath(name)
+    if not known.parts or known.anchor or ".." in known.parts or "\0" in name:
         return None
-    return folder.joinpath(*parts)
+    return folder.joinpath(*known.parts)

@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedlab_mm.encoding.base import EncoderUnavailable
 from fedlab_mm.errors import FedlabError
 
 LONGEST_TEXT = 2_000  # characters handed to the tokenizer, which keeps 77 tokens and is slow on endless words
+NOT_INSTALLED = "OpenCLIP is not installed: pip install open_clip_torch"
 
 
 class OpenCLIP:
@@ -29,12 +31,14 @@ class OpenCLIP:
 
     Args:
         model: a name that OpenCLIP lists ("ViT-B-32").
-        weights: a tag that OpenCLIP lists for it ("openai"), downloaded once; the path of a `.safetensors` file; or
-            None for random weights, which know nothing but let everything else run.
+        weights: a tag that OpenCLIP lists for it ("openai"), downloaded once; the path of a `.safetensors` file (for
+            OpenAI's own, name the model "ViT-B-32-quickgelu": a file does not say what activation it was trained
+            with); or None for random weights, which know nothing but let everything else run.
         device: "cpu" or "cuda"; batch: items encoded at a time; seed: of random weights.
 
     Raises:
-        FedlabError: OpenCLIP lists no such model or weights (the message names the nearest).
+        FedlabError: OpenCLIP lists no such model or weights (the message names the nearest), or there is no such
+            device.
         EncoderUnavailable: when first used, if the weights cannot be had.
     """
 
@@ -75,7 +79,11 @@ class OpenCLIP:
             known = {"weights": self.weights_path.name, "sha256": _sha256(self.weights_path)}
         if self.weights is None:
             known = {"weights": None, "seed": self.seed, "torch": version("torch")}
-        return {"encoder": "openclip", "model": self.model, **known, "open_clip": version("open_clip_torch")}
+        try:
+            known["open_clip"] = version("open_clip_torch")
+        except PackageNotFoundError:
+            raise EncoderUnavailable(NOT_INSTALLED) from None
+        return {"encoder": "openclip", "model": self.model, **known}
 
     @property
     def _loaded(self) -> tuple[Any, Any, Any]:
@@ -88,6 +96,7 @@ class OpenCLIP:
     def _load(self) -> tuple[Any, Any, Any]:
         open_clip = import_open_clip()
         self._check_names(open_clip)
+        self._check_device()
         options: dict[str, Any] = {"device": self.device, "weights_only": True}
         if self.weights is not None and not self._is_file:
             # The activation that the weights were trained with: OpenCLIP only warns where the two differ.
@@ -96,29 +105,37 @@ class OpenCLIP:
             )
         try:
             with _quietly(), _offline_if_unreachable(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+                torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed CUDA's, too, for good
                 model, _, preprocess = open_clip.create_model_and_transforms(
                     self.model, pretrained=self.weights, **options
                 )
                 tokenizer = open_clip.get_tokenizer(self.model)
-        except (RuntimeError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0][:160]
+        except Exception as error:  # a damaged file of weights can fail anywhere
+            advice = "Connect to the network once, or give a .safetensors file as weights, or choose encoder='offline'"
+            if self._is_file:
+                advice = "Is the file whole, and are the weights this model's?"
             raise EncoderUnavailable(
-                f"OpenCLIP's {self.model} with weights '{self.weights}' cannot be loaded ({reason}). Connect to the "
-                "network once, or give a .safetensors file as weights, or choose encoder='offline'"
+                f"OpenCLIP's {self.model} with weights '{self.weights}' cannot be loaded ({_first_line(error)}). "
+                f"{advice}"
             ) from None
         return model.eval().requires_grad_(False), preprocess, tokenizer
 
     def _check_names(self, open_clip: Any) -> None:
         models = open_clip.list_models()
         if self.model not in models:
-            near = difflib.get_close_matches(self.model, models, n=3, cutoff=0.3)
+            near = difflib.get_close_matches(self.model, models, n=3, cutoff=0)
             raise FedlabError(f"OpenCLIP lists no model '{self.model}'; the nearest are: {', '.join(near)}")
         tags = open_clip.list_pretrained_tags_by_model(self.model)
         if self.weights is not None and not self._is_file and self.weights.lower() not in {t.lower() for t in tags}:
             raise FedlabError(
-                f"OpenCLIP lists no weights '{self.weights}' of {self.model}; there are: {', '.join(tags)}"
+                f"OpenCLIP lists no weights '{self.weights}' of {self.model}; there are: {', '.join(tags) or 'none'}"
             )
+
+    def _check_device(self) -> None:
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise FedlabError(f"device='{self.device}' cannot be used ({_first_line(error)})") from None
 
     def prepare(self, picture: Image.Image) -> np.ndarray:
         return self._loaded[1](picture).numpy()
@@ -153,7 +170,7 @@ def import_open_clip() -> Any:
         EncoderUnavailable: it is not installed, or fails in another way.
     """
     if importlib.util.find_spec("open_clip") is None:
-        raise EncoderUnavailable("OpenCLIP is not installed: pip install open_clip_torch")
+        raise EncoderUnavailable(NOT_INSTALLED)
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -210,6 +227,10 @@ def _quietly() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _first_line(error: Exception) -> str:
+    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 240, placeholder=" …")
 
 
 def _sha256(path: Path) -> str:

@@ -210,7 +210,9 @@ class Engine:
         start = time.perf_counter()
         t = self.round + 1
         clients = self.sample_clients(t)
-        samples = sample(self.data.train, self.data.n_items, clients, self.recipe.negatives, self.recipe.seed, t)
+        by = None if self.recipe.negatives_by == "uniform" else self.data.popularity_I + 1
+        per, seed = self.recipe.negatives, self.recipe.seed
+        samples = sample(self.data.train, self.data.n_items, clients, per, seed, t, by)
         alpha_C = self.aggregation.matrix(samples.lengths)[0]
         sent = self.method.broadcast()
         work = self.train_clients(samples, alpha_C, {n: p.detach() for n, p in sent.items()})

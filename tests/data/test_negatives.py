@@ -61,3 +61,32 @@ def test_a_user_who_holds_everything_is_named():
     train = Histories.from_pairs([0, 1, 1], [0, 0, 1], n_users=2)
     with pytest.raises(fl.FedlabError, match="user 1 holds all 2 items"):
         sample(train, 2, np.array([0, 1]), 4, 0, 1)
+
+
+def test_by_popularity_an_item_is_drawn_as_often_as_its_weight_says():
+    train = Histories.from_pairs([0] * 4 + [1], [0, 3, 4, 9, 2], n_users=2)
+    weights = np.array([5, 1, 2, 30, 4, 1, 7, 3, 1, 2])
+    clients = np.array([1, 0])
+    drawn = [sample(train, 10, clients, 100, 0, t, weights) for t in range(1, 101)]
+    for c, held in ((0, [2]), (1, [0, 3, 4, 9])):
+        items = np.concatenate([s.of(c)[0][s.of(c)[1] == 0] for s in drawn])
+        counts = np.bincount(items, minlength=10)
+        assert (counts[held] == 0).all()
+        free = np.setdiff1d(np.arange(10), held)
+        assert chisquare(counts[free], counts.sum() * weights[free] / weights[free].sum()).pvalue > 0.001
+
+
+def test_equal_weights_draw_what_no_weights_draw(toy):
+    clients = np.arange(toy.n_users)
+    plain = sample(toy.train, toy.n_items, clients, 4, 0, 3)
+    assert np.array_equal(plain.items, sample(toy.train, toy.n_items, clients, 4, 0, 3, np.ones(500, int)).items)
+
+
+def test_both_engines_train_with_negatives_by_popularity(world, recipe):
+    runs = [
+        fl.train(recipe.but(engine=e, negatives_by="popularity", precision="float64"), world, progress=False)
+        for e in ("loop", "stacked")
+    ]
+    assert runs[0].scores_UI.numpy() == pytest.approx(runs[1].scores_UI.numpy(), abs=1e-9)
+    uniform = fl.train(recipe.but(precision="float64"), world, progress=False)
+    assert abs(uniform.scores_UI - runs[1].scores_UI).max() > 1e-6

@@ -1,0 +1,265 @@
+"""A folder of one's own: read, trained on, written and read again; nothing outside it is looked at."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import save_file
+
+import fedlab_mm as fl
+from fedlab_mm.data import build
+from fedlab_mm.data.source import NO_TITLE
+from tests.conftest import tiny
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight users, nine items with titles, pictures of all but two, and a sound of each."""
+    rng = np.random.default_rng(0)
+    here = tmp_path / "mine"
+    (here / "images").mkdir(parents=True)
+    rows = [(f"u{u}", f"i{i}", t) for u in range(8) for t, i in enumerate(rng.permutation(9)[: 4 + u % 3])]
+    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv(here / "interactions.csv", index=False)
+    items = pd.DataFrame({"item": [f"i{i}" for i in range(9)], "title": [f"a red thing, number {i}" for i in range(9)]})
+    items.to_csv(here / "items.csv", index=False)
+    for i in range(7):
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(here / "images" / f"i{i}.png")
+    np.save(here / "audio.npy", rng.normal(size=(9, 5)))
+    return here
+
+
+@pytest.fixture
+def offline(tmp_path):
+    return {"encoder": "offline", "cache": tmp_path / "cache", "progress": False}
+
+
+def rewrite(path, **columns):
+    pd.read_csv(path, dtype=str).assign(**columns).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize("method", ["fedvlr", "fedmr"])
+def test_three_modalities_of_different_width_are_trained_on(folder, offline, recipe, method):
+    data = fl.load(folder, **offline)
+    assert {m: f.shape for m, f in data.features.items()} == {"image": (9, 512), "text": (9, 512), "audio": (9, 5)}
+    assert data.missing == {"image": 2} and data.name == "mine"
+    recipe = recipe.but(method=method, operators=("sum", "gate", "solo"), rounds=2)
+    run = fl.train(recipe, data, progress=False)
+    assert np.isfinite(run.history["value"]).all()
+    assert run.router_weights().shape == (8, 2 + 4)  # sum, gate, and each of image, text, audio and ID alone
+    other = fl.train(recipe.but(without=("audio",)), data, progress=False)
+    assert other.router_weights().shape == (8, 2 + 3)
+
+
+def test_a_folder_without_items_pictures_or_features(tmp_path, offline):
+    (tmp_path / "interactions.csv").write_text("item,timestamp,user\n" + "".join(f"x{i},{i},me\n" for i in range(4)))
+    data = fl.load(tmp_path, **offline)
+    assert data.items["id"].tolist() == ["x0", "x1", "x2", "x3"] and not data.features and data.covers is None
+    assert set(data.items["title"]) == {NO_TITLE}
+    assert data.interactions["split"].tolist() == ["train", "train", "valid", "test"]
+
+
+def test_a_ready_modality_takes_the_place_of_encoding(folder, offline):
+    save_file({"any": np.eye(9, 4, dtype=np.float16)}, folder / "image.safetensors")
+    np.save(folder / "text.npy", np.where(np.arange(9)[:, None] == 3, np.nan, np.ones((9, 2))))
+    data = fl.load(folder, **offline)
+    assert data.features["image"].shape == (9, 4) and data.features["text"][3].tolist() == [1, 1]
+    assert data.missing == {"text": 1} and data.filled == {"text": "mean of the others"}
+    assert not offline["cache"].exists()
+    assert data.covers[0].shape == (9, 9, 3)  # the pictures are still there to be shown
+
+
+def test_pictures_by_name_or_as_the_items_say(folder, offline):
+    by_name = fl.load(folder, **offline)
+    (folder / "images" / "more").mkdir()
+    (folder / "images" / "i0.png").rename(folder / "images" / "more" / "zero.png")
+    names = ["more/zero.png", *[f" i{i}.png " for i in range(1, 7)], "", ""]
+    rewrite(folder / "items.csv", image=names)
+    assert fl.load(folder, **offline).fingerprint == by_name.fingerprint
+
+
+def test_pictures_that_cannot_be_read_count_as_missing_and_are_listed(folder, offline):
+    (folder / "images" / "i0.png").write_bytes(b"no picture")
+    rewrite(folder / "items.csv", image=["i0.png", "gone.png", *[f"i{i}.png" for i in range(2, 7)], "", ""])
+    with pytest.warns(UserWarning, match="2 pictures cannot be read and count as missing"):
+        data = fl.load(folder, **offline)
+    assert data.problems["item"].tolist() == ["i0", "i1"] and data.missing["image"] == 4
+    assert data.describe()["mine"]["unreadable pictures"] == 2
+
+
+@pytest.mark.parametrize("name", ["../interactions.csv", "/etc/passwd", "a/../../b.png", "..\\b.png", "C:\\b.png", "/"])
+def test_pictures_outside_the_folder_are_refused(folder, offline, name):
+    rewrite(folder / "items.csv", image=[name] + [""] * 8)
+    with pytest.raises(fl.FedlabError, match=r"items\.csv, row 2: image '.*' leads out of .*images"):
+        fl.load(folder, **offline)
+
+
+ODD = [
+    "<b>Bold</b> &amp; <script>alert(1)</script>",
+    "🎬🍿 family 👨‍👩‍👧‍👦",
+    '"quoted", with a comma',
+    "two\nlines",
+    "word " * 50_000,
+    "NA",
+    "  \t ",
+    "=1+1",
+    "שלום ١٢٣ 標題",
+]
+
+
+def test_titles_of_every_kind(folder, offline):
+    rewrite(folder / "items.csv", title=ODD)
+    data = fl.load(folder, **offline)
+    shown = [t.strip() for t in ODD]
+    shown[6] = NO_TITLE
+    assert data.items["title"].tolist() == shown
+    assert data.missing["text"] == 1 and np.isfinite(data.features["text"].numpy()).all()
+    again = fl.load(fl.save_dataset(data, folder.parent / "saved"))
+    assert again.items["title"].tolist() == shown and again.fingerprint == data.fingerprint
+
+
+def test_lone_surrogates_and_control_characters_go(offline):
+    raw = fl.data.Raw(
+        pd.DataFrame({"user": [0] * 3, "item": [0, 1, 2], "timestamp": [1, 2, 3]}),
+        pd.DataFrame({"item": range(3), "title": ["caf\ud83d\xe9", "\ud800", "a\x00b\x1b[2J"]}),
+        encode=("text",),
+    )
+    data = fl.data.prepare("x", raw, fl.data.Preparation(**offline))
+    assert data.items["title"].tolist() == ["café", NO_TITLE, "ab[2J"]
+    assert data.missing["text"] == 1
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "temporal"])
+def test_what_is_saved_is_loaded_the_same(folder, offline, tmp_path, split, recipe):
+    log = pd.read_csv(folder / "interactions.csv")
+    rng = np.random.default_rng(3)
+    rewrite(folder / "interactions.csv", timestamp=rng.integers(0, 60, len(log)))
+    data = fl.load(folder, split=split, held_out=0.4, **offline)
+    if split == "temporal":
+        assert (data.target_U("test") < 0).any() and data.interactions.groupby("user").size().min() < 3
+    saved = fl.save_dataset(data, tmp_path / "saved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = fl.load(saved)
+    assert again.fingerprint == data.fingerprint
+    assert again.users["id"].tolist() == data.users["id"].tolist()
+    assert again.items["id"].tolist() == data.items["id"].tolist()
+    assert again.interactions.equals(data.interactions)
+    written = json.loads((saved / "dataset.json").read_text(encoding="utf-8"))
+    assert written["sha256"] == data.fingerprint and written["dropped"] == dict(data.dropped)
+    third = fl.load(fl.save_dataset(again, tmp_path / "third"))
+    assert third.fingerprint == data.fingerprint
+    run = fl.train(recipe.but(rounds=2), data, progress=False)
+    assert fl.train(recipe.but(rounds=2), again, progress=False).test == run.test
+
+
+def test_generated_and_built_data_are_saved_too(toy, world, tmp_path):
+    for data in (toy, world, tiny(seed=3)):
+        again = fl.load(fl.save_dataset(data, tmp_path / data.name))
+        assert again.fingerprint == data.fingerprint
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6), min_size=3, max_size=6),
+    users=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6), min_size=1, max_size=4),
+)
+@example(ids=["a\rb", 'a"b', "a,b\n"], users=["\r\n,", "\x1d1", "NA", '"'])
+@example(ids=["1", "1.0", "01"], users=["1e3", "-0", "x\0", "x"])
+def test_any_names_survive_being_saved(tmp_path_factory, ids, users):
+    ids = list(dict.fromkeys(i.strip() for i in ids if i.strip()))
+    users = list(dict.fromkeys(u.strip() for u in users if u.strip()))
+    if len(ids) < 3 or not users:
+        return
+    here = tmp_path_factory.mktemp("names")
+    rows = [(u, i, t) for u in users for t, i in enumerate(ids)]
+    raw = fl.data.Raw(
+        pd.DataFrame(rows, columns=["user", "item", "timestamp"]), pd.DataFrame({"item": ids, "title": ids}), encode=()
+    )
+    data = fl.data.prepare("x", raw, fl.data.Preparation())
+    again = fl.load(fl.save_dataset(data, here / "saved"))
+    assert again.fingerprint == data.fingerprint
+    assert again.items["id"].tolist() == ids and sorted(again.users["id"]) == sorted(users)
+
+
+def test_a_folder_is_replaced_only_if_it_is_one_of_ours(world, tmp_path):
+    here = tmp_path / "d"
+    here.mkdir()
+    fl.save_dataset(world, here)  # an empty one may be written to
+    fl.save_dataset(tiny(seed=5), here)
+    assert fl.load(here).fingerprint == tiny(seed=5).fingerprint
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    for place in (tmp_path / "other", tmp_path / "other" / "thesis.tex"):
+        with pytest.raises(fl.FedlabError, match="is there and holds no prepared dataset: choose another place"):
+            fl.save_dataset(world, place)
+    with pytest.raises(fl.FedlabError, match="cannot be written"):
+        fl.save_dataset(world, tmp_path / "other" / "thesis.tex" / "d")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "other"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("interactions.csv", None, r"holds no interactions\.csv: a folder needs one"),
+        ("interactions.csv", "user,item\n1,2\n", r"interactions\.csv: column timestamp is missing"),
+        (
+            "interactions.csv",
+            "user,item,timestamp\nu,i0,soon\n",
+            r"interactions\.csv, row 2: timestamp 'soon' is not a",
+        ),
+        ("interactions.csv", "user,item,timestamp\n ,i0,1\n", r"interactions\.csv, row 2: user is empty"),
+        ("interactions.csv", "user,item,timestamp\nu,i9,1\n", r"interactions\.csv, row 2: item i9 is unknown"),
+        ("interactions.csv", "user,item,timestamp,split\nu,i1,1,dev\n", r"interactions\.csv, row 2: split is none of"),
+        ("interactions.csv", "user,item,timestamp\n", r"interactions\.csv: there are no interactions in it"),
+        ("items.csv", "title\nx\n", r"items\.csv: column item is missing; there are title"),
+        ("items.csv", "item,title\ni0,x\ni0,y\n", r"items\.csv, row 3: item i0 is listed twice"),
+        ("items.csv", "item,title\ni0,x\n,y\n", r"items\.csv, row 3: item is empty"),
+        ("items.csv", "item,title\n", r"items\.csv: there are no items in it"),
+        ("audio.safetensors", "", r"modality 'audio' has two files, audio\.npy and audio\.safetensors"),
+        ("id.npy", "", r"id\.npy: 'id' names the item ID's own signal"),
+        ("dataset.json", "[1]", r"dataset\.json: is not what `save_dataset` writes"),
+        ("dataset.json", '{"about": 5}', r"dataset\.json: is not what `save_dataset` writes"),
+        ("dataset.json", '{"about": ', r"dataset\.json: is not JSON"),
+    ],
+)
+def test_bad_files_are_named(folder, offline, file, content, message):
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+        if file == "items.csv":
+            (folder / "audio.npy").unlink()
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.load(folder, **offline)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((slice(None), np.nan), r"audio\.npy: every row is missing"),
+        ((2, np.inf), r"audio\.npy, row 2: holds a NaN or an infinity"),
+        (((3, 1), np.nan), r"audio\.npy, row 3: holds a NaN or an infinity \(a missing row is NaN throughout\)"),
+    ],
+)
+def test_bad_features_are_named(folder, offline, change, message):
+    feature = np.load(folder / "audio.npy")
+    feature[change[0]] = change[1]
+    np.save(folder / "audio.npy", feature)
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.load(folder, **offline)
+
+
+def test_a_folder_needs_a_name():
+    with pytest.raises(fl.FedlabError, match="name the folder as root, or load its path itself"):
+        fl.load("folder")
+
+
+def test_saved_titles_are_those_of_the_data(tmp_path):
+    log = pd.DataFrame({"user": [0] * 3, "item": [0, 1, 2], "timestamp": [1, 2, 3]})
+    data = build("x", log, pd.DataFrame({"title": ["a", "b, c", 'd "e"']}), {})
+    assert fl.load(fl.save_dataset(data, tmp_path / "x")).fingerprint == data.fingerprint
