@@ -25,7 +25,7 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from fedlab_mm.encoding import UnreadableImage, open_image
+from fedlab_mm.encoding import UnreadableImage, open_image, pictures_in
 from fedlab_mm.errors import FedlabError
 
 CHUNK = 1 << 18
@@ -110,7 +110,7 @@ def _reason(error: Exception) -> str:
         return "no connection"
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    return str(error).splitlines()[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class Resuming:
@@ -165,7 +165,7 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
         with _opened(archive) as entries:
             lacking = [m for m in members if m not in entries]
             if lacking:
-                raise FedlabError(f"{archive}: holds no {lacking[0]}")
+                raise FedlabError(f"{archive}: holds no plain file {lacking[0]}")
             for member, name in members.items():
                 target = (folder / name).resolve()
                 if folder.resolve() not in target.parents or ".." in PurePosixPath(name).parts:
@@ -232,7 +232,7 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
         item -> why its picture could not be had.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    there = {p.stem for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")}
+    there = pictures_in(folder)
     todo = {item: url for item, url in urls.items() if item not in there}
     problems = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -249,7 +249,7 @@ _SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BM
 
 
 def _picture(url: str, folder: Path, item: str) -> str | None:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         return f"{url[:80]}: not an http(s) address"
     if not item or item.startswith(".") or any(c in item for c in "/\\\0:"):
         return f"item '{item}' cannot be a file's name"
@@ -268,7 +268,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
         return None
     except UnreadableImage as error:
         return f"{url[:80]}: {error.reason}"
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, OSError, ValueError) as error:  # an address or a name may be no Unicode
         return f"{url[:80]}: {_reason(error)}"
     finally:
         Path(partial).unlink(missing_ok=True)

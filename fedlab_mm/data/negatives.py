@@ -1,25 +1,15 @@
 """What a client trains on in a round: its positives, and negatives drawn anew.
 
-Each client draws from a generator of its own per (seed, round), so a result depends neither on the order of clients nor
-on how an engine groups them. Because the generator is a counter through a mixing function (SplitMix64: Steele, Lea and
-Flood 2014), all clients' numbers come from one vectorised expression.
+Each client draws from a generator of its own per (seed, round); see `draws.py`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from fedlab_mm.draws import bits, keys
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Histories
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(z: Any) -> Any:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def draw(seed: int, round: int, clients: np.ndarray, counts: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -30,14 +20,9 @@ def draw(seed: int, round: int, clients: np.ndarray, counts: np.ndarray, below: 
     >>> bool((both[3:] == alone).all())
     True
     """
-    with np.errstate(over="ignore"):
-        key = _mix(np.uint64(seed) + _GOLDEN)
-        key = _mix(key ^ (np.uint64(round) + _GOLDEN))
-        key_C = _mix(key ^ (np.asarray(clients).astype(np.uint64) * _GOLDEN + np.uint64(1)))
-        starts = np.repeat(np.cumsum(counts) - counts, counts)
-        step = (np.arange(len(starts)) - starts + 1).astype(np.uint64)
-        bits = _mix(np.repeat(key_C, counts) + step * _GOLDEN) >> np.uint64(32)
-        return ((bits * np.repeat(below, counts).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    high = bits(np.repeat(keys(seed, round, clients), counts), np.arange(len(starts)) - starts) >> np.uint64(32)
+    return ((high * np.repeat(below, counts).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 @dataclass(frozen=True)
