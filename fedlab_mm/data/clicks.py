@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedlab_mm.data.source import Source
 from fedlab_mm.data.splits import leave_one_out
-from fedlab_mm.data.tables import in_seconds, read_table, whole_numbers
+from fedlab_mm.data.tables import in_seconds, listed, read_table, whole_numbers
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import ClickLog
 
@@ -116,7 +116,7 @@ def attributes(table: pd.DataFrame, identifier: str, names: Sequence[str], path:
     """
     lacking = [n for n in (identifier, *names) if n not in table]
     if lacking:
-        raise FedlabError(f"{path}: column {lacking[0]} is missing; there are {', '.join(map(str, table))}")
+        raise FedlabError(f"{path}: column {lacking[0]} is missing; there are {listed(table)}")
     ids = whole_numbers(table[identifier], identifier, path)
     twice = ids.duplicated().to_numpy()
     if twice.any():

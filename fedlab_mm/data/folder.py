@@ -10,6 +10,7 @@ A ready "image" or "text" takes the place of encoding. A row of features that is
 Without items.csv, the items are those that somebody interacted with.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -40,13 +41,14 @@ class Folder:
         """Read the folder `root`; `seed` has no effect."""
         if root is None:
             raise FedlabError("dataset 'folder': name the folder as root, or load its path itself")
-        folder = Path(root).expanduser()
+        folder = Path(os.path.expanduser(root))
         if not (folder / "interactions.csv").is_file():
             raise FedlabError(
                 f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
             )
         about = cls._about(folder)
-        return prepare(folder.resolve().name, cls.read(folder, about), Preparation().but(**options), about.get("about"))
+        data = prepare(folder.resolve().name, cls.read(folder, about), Preparation().but(**options), about.get("about"))
+        return _remembering(data, about)
 
     @classmethod
     def read(cls, folder: Path, about: dict[str, Any]) -> Raw:
@@ -119,6 +121,22 @@ class Folder:
         if not isinstance(about, dict) or not isinstance(about.get("about", {}), dict):
             raise FedlabError(f"{folder / 'dataset.json'}: is not what `save_dataset` writes")
         return about
+
+
+def _remembering(data: Dataset, about: dict[str, Any]) -> Dataset:
+    """The dataset with what was left out and filled in before it was saved, added to what was since."""
+    dropped, missing = about.get("dropped", {}), about.get("missing", {})
+    if not isinstance(dropped, dict) or not isinstance(missing, dict):
+        return data
+    counts = {str(w): n for w, n in dropped.items() if isinstance(n, int)}
+    counts |= {what: n + counts.get(what, 0) for what, n in data.dropped.items()}
+    gone = {m: told for m, told in missing.items() if m in data.features and isinstance(told, list) and len(told) == 2}
+    return dataclasses.replace(
+        data,
+        dropped=counts,
+        missing={m: n for m, (n, _) in gone.items() if isinstance(n, int)} | dict(data.missing),
+        filled={m: str(how) for m, (_, how) in gone.items()} | dict(data.filled),
+    )
 
 
 def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:

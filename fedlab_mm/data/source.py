@@ -19,6 +19,7 @@ import pandas as pd
 from fedlab_mm.data.build import OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
+from fedlab_mm.data.tables import shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
@@ -249,7 +250,8 @@ def _checked_items(raw: Raw) -> pd.DataFrame:
     twice = items["item"].duplicated().to_numpy()
     if twice.any():
         row = raw.items.index[int(twice.argmax())]
-        raise FedlabError(f"{raw.catalogue}, row {row}: item {items['item'].iloc[int(twice.argmax())]} is listed twice")
+        item = shorten(items["item"].iloc[int(twice.argmax())])
+        raise FedlabError(f"{raw.catalogue}, row {row}: item {item} is listed twice")
     items = items.assign(title=[clean_text(t) for t in items["title"]])
     if "text" in items:
         items = items.assign(text=[clean_text(t) for t in items["text"]])
@@ -268,7 +270,7 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         row, n = int(unknown.argmax()), int(unknown.sum())
         more = f", nor are those of {n - 1} more rows" if n > 1 else ""
         raise FedlabError(
-            f"{raw.source}, row {log.index[row]}: item {log['item'].iloc[row]} is unknown; "
+            f"{raw.source}, row {log.index[row]}: item {shorten(log['item'].iloc[row])} is unknown; "
             f"it is not among the {len(items)} of {raw.catalogue}{more}"
         )
     if "split" in log:
@@ -411,7 +413,7 @@ def find_folder(name: str, layouts: Sequence[tuple[str, ...]], where_to_get: str
     """
     cache = cache_folder()
     given = root if root is not None else os.environ.get("FEDLAB_MM_DATA")
-    bases = [Path(given).expanduser()] if given else []
+    bases = [Path(os.path.expanduser(given))] if given else []
     if root is None:
         bases.append(cache)
     tried = [folder for base in bases for folder in (base / name, base)]

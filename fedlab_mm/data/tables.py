@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def read_table(
     except pd.errors.ParserWarning:
         raise FedlabError(f"{path}: cannot be read as CSV (a row has more cells than the header)") from None
     except (pd.errors.ParserError, UnicodeError, ValueError, OverflowError, MemoryError) as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("Error tokenizing data. C error: ")
+        reason = shorten(str(error).removeprefix("Error tokenizing data. C error: ") or type(error).__name__, 160)
         raise FedlabError(f"{path}: cannot be read as CSV ({reason})") from None
     first = blank + (1 if names is not None else 2)
     table = table.set_axis(pd.RangeIndex(first, first + len(table)), axis=0)
@@ -82,7 +82,7 @@ def read_table(
         table.columns = [str(c).strip().removeprefix("\ufeff") for c in table.columns]
         twice = table.columns[table.columns.duplicated()]
         if len(twice):
-            raise FedlabError(f"{path}: column {twice[0]} is there twice")
+            raise FedlabError(f"{path}: column {shorten(twice[0])} is there twice")
     short = _first_short_row(table, path, sep, encoding)
     if short is not None:
         raise FedlabError(f"{path}, row {short}: has fewer cells than the header")
@@ -90,7 +90,7 @@ def read_table(
         wanted = dict(columns) | {ours: theirs for ours, theirs in (optional or {}).items() if theirs in table}
         for theirs in wanted.values():
             if theirs not in table:
-                raise FedlabError(f"{path}: column {theirs} is missing; there are {', '.join(map(str, table))}")
+                raise FedlabError(f"{path}: column {theirs} is missing; there are {listed(table)}")
         table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
     return table
 
@@ -245,7 +245,7 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
     except Exception as error:  # a damaged file can fail anywhere in a parser, with any kind of error
-        kind, reason = path.suffix or "feature", str(error)[:160] or type(error).__name__
+        kind, reason = path.suffix or "feature", shorten(str(error) or type(error).__name__, 160)
         raise FedlabError(f"{path}: not a {kind} file of numbers ({reason})") from None
     if len(tensors) != 1:
         raise FedlabError(f"{path}: holds {len(tensors)} tensors ({', '.join(sorted(tensors))}); one is wanted")
@@ -257,7 +257,12 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
     return np.ascontiguousarray(feature, dtype=np.float32)
 
 
+def listed(names: Iterable[object]) -> str:
+    """The names of columns, for an error message."""
+    return shorten(", ".join(shorten(name) for name in names), 400)
+
+
 def shorten(text: object, n: int = 40) -> str:
-    """At most `n` characters of a cell, for an error message."""
-    written = str(text)
+    """At most `n` characters of a cell on one line, for an error message."""
+    written = " ".join(str(text).split())
     return written if len(written) <= n else written[: n - 1] + "…"

@@ -25,7 +25,7 @@ from fedlab_mm.errors import FedlabError
 def cache_folder() -> Path:
     """$FEDLAB_MM_CACHE, else the user's cache folder."""
     given = os.environ.get("FEDLAB_MM_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("fedlab_mm")
+    return Path(os.path.expanduser(given)) if given else platformdirs.user_cache_path("fedlab_mm")
 
 
 class FeatureCache:

@@ -306,6 +306,12 @@ def test_a_size_that_is_not_what_it_says_is_refused(archive, tmp_path, size):
     assert not os.listdir(tmp_path / "in")
 
 
+def test_no_more_is_written_than_was_announced():
+    out = io.BytesIO()
+    assert fetching._copy(io.BytesIO(bytes(10 * CHUNK)), out, CHUNK + 1) > CHUNK + 1
+    assert len(out.getvalue()) <= CHUNK + 1
+
+
 def test_what_would_unfold_too_far_is_refused(archive, monkeypatch, tmp_path):
     monkeypatch.setattr(fetching, "MAX_UNPACKED", 1000)
     with pytest.raises(fl.FedlabError, match=r"member m is refused: 1,001 bytes once it is unpacked"):

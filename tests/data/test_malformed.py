@@ -17,7 +17,9 @@ from safetensors.numpy import save
 import fedlab_mm as fl
 from fedlab_mm.records import Dataset
 
-SOME = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(
+    max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 USERS, ITEMS = 5, 6
 
 
@@ -218,7 +220,9 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=rows,
     split=st.none() | st.lists(st.sampled_from(["train", "valid", "test"]), min_size=50, max_size=50),

@@ -73,6 +73,8 @@ def test_only_comma_separated_files_quote(write):
         (b"a,b\n1,\xff\n", {}, r"t\.csv: .*can't decode byte 0xff"),
         ("a,b\n".encode("utf-16"), {}, r"t\.csv: .*can't decode"),
         ("a,b\n1,2\n", {"columns": {"x": "c"}}, r"t\.csv: column c is missing; there are a, b"),
+        ('"a\nb",' + "c" * 999, {"columns": {"x": "d"}}, r"t\.csv: column d is missing; there are a b, c{39}…$"),
+        ("a," * 99 + "b", {"columns": {"x": "d"}}, r"t\.csv: column d is missing; there are a, a\.1, .{360,400}…$"),
         ("a, a,b\n1,2,3\n", {"columns": {"x": "a"}}, r"t\.csv: column a is there twice"),
     ],
 )
@@ -107,7 +109,8 @@ def test_whole_numbers_in_their_many_spellings():
 
 
 @pytest.mark.parametrize(
-    "cell", ["", "x", "2.5", "nan", "inf", "0x10", "1_000", "True", "1e400", "9007199254740993", "9" * 400, "1,5"]
+    "cell",
+    ["", "x", "2\n5", "2.5", "nan", "inf", "0x10", "1_000", "True", "1e400", "9007199254740993", "9" * 400, "1,5"],
 )
 def test_what_is_no_whole_number_is_said_with_its_row(cell):
     with pytest.raises(fl.FedlabError, match=r"f\.csv, row 3: time '.*' is not a whole number") as error:
@@ -208,4 +211,4 @@ def test_reading_leaves_no_warnings_filter_behind(write):
 
 
 def test_a_shortened_text_fits():
-    assert shorten("x" * 50) == "x" * 39 + "…" and shorten(7) == "7"
+    assert shorten("x" * 50) == "x" * 39 + "…" and shorten(7) == "7" and shorten("a\r\n b") == "a b"
