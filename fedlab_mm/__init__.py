@@ -7,11 +7,24 @@ import fedlab_mm.centralised
 import fedlab_mm.data
 import fedlab_mm.methods
 import fedlab_mm.simulation  # noqa: F401
-from fedlab_mm.api import available, compare, count_parameters, load, load_run, paired, rounds, show, train, tune
+from fedlab_mm.api import (
+    attack,
+    available,
+    compare,
+    count_parameters,
+    load,
+    load_run,
+    paired,
+    rounds,
+    show,
+    train,
+    tune,
+)
 from fedlab_mm.audit import audit
 from fedlab_mm.data.folder import save_dataset
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
+from fedlab_mm.privacy import epsilon, noise_multiplier
 from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
 
 __all__ = [
@@ -22,14 +35,17 @@ __all__ = [
     "Recipe",
     "RoundRecord",
     "Run",
+    "attack",
     "audit",
     "available",
     "compare",
     "count_parameters",
+    "epsilon",
     "evaluate",
     "evaluate_users",
     "load",
     "load_run",
+    "noise_multiplier",
     "paired",
     "recommended",
     "rounds",

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from fedlab_mm.attacks import Ledger, Scene
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.methods import Method
@@ -23,6 +25,7 @@ from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.engine import traffic
+from fedlab_mm.simulation.loop import Loop
 
 BASELINES = ("popularity", "itemknn", "ease")
 
@@ -198,7 +201,13 @@ def load_run(
         raise FedlabError(f"{folder} holds a damaged run: {error}") from None
     except KeyError as error:
         raise FedlabError(f"{folder} holds a damaged run: run.json lacks {error}") from None
-    data = data if data is not None else load(recipe.dataset, root)
+    if data is None:
+        try:
+            data = load(recipe.dataset, root)
+        except FedlabError as error:
+            raise FedlabError(
+                f"{folder}: its data cannot be loaded: {error}. Or load them, and pass them as data"
+            ) from None
     if data.fingerprint != known_as:
         raise FedlabError(
             f"{folder} was trained on other data than this {data.name}: "
@@ -426,6 +435,58 @@ def _write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def attack(
+    kind: str,
+    recipe: Recipe,
+    data: Dataset | None = None,
+    rounds: int = 5,
+    secure: bool = False,
+    shadows: int = 16,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """What a server learns from the uploads of a recipe's first rounds.
+
+    Args:
+        kind: "items" (which items did a client interact with), "membership" (was this interaction there, by a
+            likelihood ratio with shadow runs), "taste" (which kinds does it like; generated data only).
+        recipe: with whatever defences it has; data: what on, loaded by the recipe's name if left out.
+        rounds: how many rounds the server watches.
+        secure: secure aggregation: the server sees each round's sum only.
+        shadows: how many federations the "membership" attack trains.
+
+    Returns:
+        A row for each way to attack, and a baseline where there is one: auc, tpr@1%fpr, each with a 95 % interval;
+            users.
+
+    Raises:
+        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes.
+
+    >>> toy = load("toy")
+    >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
+    True
+    """
+    data = _data_of(recipe, data)
+    method = lookup("attack", kind)
+    if rounds < 1 or (kind == "membership" and shadows < 4):
+        raise FedlabError(
+            f"rounds={rounds}, shadows={shadows}: an attack watches one round at least, with four shadows"
+        )
+    total = rounds * (shadows if kind == "membership" else 1)
+    with tqdm(total=total, desc=f"attack {kind}", unit="round", disable=not progress, delay=1) as bar:
+
+        def watch(world: Dataset, seed: int) -> Ledger:
+            engine = Loop(recipe.but(engine="loop", seed=seed), world)
+            ledger = Ledger(world.n_users, world.n_items, secure)
+            engine.observer = ledger.take
+            for _ in range(rounds):
+                record = engine.step()
+                ledger.close_round(record.clients, engine.last_mixed)
+                bar.update()
+            return ledger
+
+        return method(Scene(data, watch, shadows, recipe.seed))
+
+
 def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     """A comparison as text, "mean ± sd".
 
@@ -498,7 +559,11 @@ def count_parameters(
 
 
 def _data_of(recipe: Recipe, data: Dataset | None) -> Dataset:
-    data = load(recipe.dataset) if data is None else data
+    if data is None:
+        data = load(recipe.dataset)
+    elif isinstance(data, Dataset) and data.name not in recipe.dataset and recipe.dataset in names("dataset"):
+        # Not an error: a lecture may swap the data. But the recipe is what is saved, and should not tell a tale.
+        warnings.warn(f"the recipe says dataset='{recipe.dataset}', the data are '{data.name}'", stacklevel=3)
     if not isinstance(data, Dataset):
         raise FedlabError(
             f"{data.name} is a {type(data).__name__}, items shown and clicked; '{recipe.backbone}' ranks items "
@@ -584,5 +649,5 @@ def available() -> dict[str, list[str]]:
     >>> available()["method"]
     ['fedmr', 'fedvlr', 'mlp', 'none', 'vbpr']
     """
-    families = ("dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline")
+    families = ("dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack")
     return {family: names(family) for family in families}

@@ -37,9 +37,11 @@ def audit(data: Dataset, k: int = 50, split: str = "test") -> pd.DataFrame:
 
     >>> from fedlab_mm.registry import lookup
     >>> toy = lookup("dataset", "toy").load()
-    >>> audit(toy).loc["targets without training interaction", ["n", "of"]].tolist()
+    >>> audit(toy).loc["targets without training interaction", ["n", "of"]].astype(int).tolist()
     [26, 300]
     """
+    if not isinstance(data, Dataset):
+        raise FedlabError(f"audit needs a Dataset, whose items are ranked; {data.name} is a {type(data).__name__}")
     if split not in ("valid", "test"):
         raise FedlabError(f"unknown split '{split}': there are: valid, test")
     log = data.interactions

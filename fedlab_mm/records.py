@@ -118,6 +118,11 @@ class Dataset:
     problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"item": [], "problem": []}))
     about: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{m} {f.shape[1]}" for m, f in self.features.items()) or "none"
+        size = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.interactions):,} interactions"
+        return f"<Dataset {self.name}: {size}; features: {widths}>"
+
     @property
     def n_users(self) -> int:
         return len(self.train)
@@ -271,6 +276,13 @@ class Recipe:
         clients: the share of clients that take part in a round, in (0, 1].
         negatives: negatives drawn per positive, anew each round; negatives_by: "uniform", or "popularity", an item's
             training interactions plus one, which every client must then be told.
+        sampling: how a round's clients are drawn where not all take part: "rested", none of the last round's; "fixed",
+            as many, without memory; "poisson", each with that chance, so their number varies and may be zero.
+        noise: variance of the Gaussian noise that a client adds to every number it uploads.
+        clip: the bound on the length of a client's whole upload; None for none.
+        noise_multiplier: of the server's noise, deviation over sensitivity: client-level differential privacy.
+        rows: which rows a client sends: "touched", "all", or "flipped", the truth about each row told with probability
+            e^ε / (1 + e^ε) only; row_epsilon: that ε.
         lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam.
         shared_lr: η of what is shared: a client's copies of it and the server's D and γ. None: lr, for the papers write
             one η for all.
@@ -306,6 +318,12 @@ class Recipe:
     clients: float = 1.0
     negatives: int = 4
     negatives_by: str = "uniform"
+    sampling: str = "rested"
+    noise: float = 0.0
+    clip: float | None = None
+    noise_multiplier: float = 0.0
+    rows: str = "touched"
+    row_epsilon: float | None = None
     lr: float | None = None
     shared_lr: float | None = None
     id_lr_scale: float | None = None
@@ -348,6 +366,8 @@ class Recipe:
             ("server_optimizer", ("sgd", "adam", None)),
             ("ties", ("expected", "index")),
             ("negatives_by", ("uniform", "popularity")),
+            ("sampling", ("rested", "fixed", "poisson")),
+            ("rows", ("touched", "all", "flipped")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:
@@ -359,12 +379,16 @@ class Recipe:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.init_scale < float("inf"):
             raise FedlabError(f"init_scale={self.init_scale}: must be a positive number")
-        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale", "view_scale"):
+        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale", "view_scale", "clip", "row_epsilon"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number, or None")
         if not 0 < self.clients <= 1:
             raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
-        for name in ("weight_decay", "alpha", "beta", "seed"):
+        if (self.rows == "flipped") != (self.row_epsilon is not None):
+            raise FedlabError(
+                f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
+            )
+        for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must not be negative")
 
@@ -427,7 +451,7 @@ class Upload:
 
     Attributes:
         client: who sends; n_samples: how many interactions it trained on (the weight of sample-weighted means).
-        rows: int64 [N'], the items it touched.
+        rows: int64 [N'], the items it touched, or says it did.
         values: what the method's `parts` say is uploaded, by name: copies as "item_table", accumulated gradients as
             "∇views". What is by item holds the rows, unless a backbone sends its items whole.
         by_row: the names that hold those rows only.
@@ -515,10 +539,14 @@ class Run:
         """Every user's logit of every item, at the best round."""
         return self.model.scores()
 
-    def recommend(self, user: int, k: int = 10, new_items: Mapping[str, torch.Tensor] | None = None) -> pd.DataFrame:
-        """The k items with the highest scores that `user` does not hold in training: item, title, score.
+    def recommend(
+        self, user: int | str, k: int = 10, new_items: Mapping[str, torch.Tensor] | None = None
+    ) -> pd.DataFrame:
+        """The k items with the highest scores that `user` does not hold in training: item, title, score, and id, what
+        the files call it, where that is not its number.
 
         Args:
+            user: its number, or, as text, what the files call it (`data.users`).
             new_items: modality -> [J, d_m], features of items that nobody has interacted with, encoded as the
                 catalogue's. If given, the k best of these J items, numbered from 0: item, score, and the rank that each
                 would take among the user's unseen items of the catalogue (1 is the top).
@@ -526,6 +554,11 @@ class Run:
         Raises:
             FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit.
         """
+        if isinstance(user, str):
+            known = np.flatnonzero(self.data.users["id"].astype(str) == user)
+            if not len(known):
+                raise FedlabError(f"user='{user}': {self.data.name} has no such user (data.users lists them)")
+            user = int(known[0])
         if not 0 <= user < self.data.n_users:
             raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
         # Nobody keeps a new item, so it stands beside the catalogue as the global model scores it.
@@ -544,7 +577,9 @@ class Run:
         if new_items is not None:
             ranks = [1 + int((scores_I > s).sum()) for s in score]
             return pd.DataFrame({"item": order, "score": score, "rank": ranks})
-        top = self.data.items.iloc[order][["item", "title"]].reset_index(drop=True)
+        items = self.data.items
+        named = "id" in items and (items["id"].astype(str) != items["item"].astype(str)).any()
+        top = items.iloc[order][["item", *(["id"] if named else []), "title"]].reset_index(drop=True)
         return top.assign(score=score)
 
     def router_weights(self) -> pd.DataFrame:

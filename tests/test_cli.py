@@ -67,7 +67,10 @@ def test_ku_from_the_command_line(capsys, ku):
         (["data", "describe", "/nowhere/at/all"], "/nowhere/at/all holds no interactions.csv"),
         (["data", "describe", "toy", "--core", "-1"], "core=-1: must be a whole number"),
         (["data", "describe", "toy", "--missing", "guess"], "unknown missing 'guess': there are: papers, zero, drop"),
-        (["data", "prepare", "toy", "--core", "99", "--out", "/tmp/x"], "no user has 99 interactions that count"),
+        (
+            ["data", "prepare", "toy", "--core", "99", "--out", "/tmp/x"],
+            "core=99 leaves nothing: no users and items have 99",
+        ),
         (["data", "prepare", "toy", "--out", "/proc/nowhere"], "/proc/nowhere cannot be written"),
         (["data", "describe", "toy:part"], "dataset 'toy' has no parts"),
         (["data", "describe", "amazon"], "name a category, as in amazon:All_Beauty"),

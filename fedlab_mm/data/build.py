@@ -98,7 +98,12 @@ def build(
     if len(kept) < before:
         counts[OF_THESE] = before - len(kept)
     if not len(kept):
-        raise FedlabError(f"{source}: no user has three interactions, one each to train, validate and test")
+        lost = "; ".join(f"{count} {what}" for what, count in counts.items() if count and what.startswith("users"))
+        why = lost or "there is nobody"
+        raise FedlabError(
+            f"{source}: nobody is left with an interaction each to train, validate and test ({why}). "
+            "A core, or a split with two targets for a user, can do that: try split='leave-one-out'"
+        )
     for what, count in counts.items():
         if count and what.startswith("users"):
             who = what if count > 1 else what.replace("users", "user", 1)

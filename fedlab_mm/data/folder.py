@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from fedlab_mm.data.source import Preparation, Raw, prepare
-from fedlab_mm.data.tables import named, read_feature, read_json, read_table, whole_numbers
+from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Dataset
@@ -65,12 +66,24 @@ class Folder:
             more = {"title": "title", "text": "text", "image": "image"}
             items = read_table(catalogue, {"item": "item"}, optional=more)
             items = items.assign(item=named(items["item"], "item", catalogue))
+            twice = items["item"].duplicated()
+            if twice.any():  # before any file that has a row for each
+                first = int(twice.to_numpy().argmax())
+                again = shorten(items["item"].iloc[first])
+                raise FedlabError(f"{catalogue}, row {items.index[first]}: item {again} is listed twice")
+            if "title" not in items and "text" not in items:
+                told = f"{folder.name}: items.csv has no title or text column, so there is no text to encode"
+                warnings.warn(told, stacklevel=4)
         else:
             catalogue = path
             items = pd.DataFrame({"item": log["item"].unique()})
         if "title" not in items:
             items = items.assign(title=items.get("text", ""))
         features = cls._features(folder, len(items))
+        if features and catalogue == path:
+            raise FedlabError(
+                f"{folder}: {', '.join(features)} need items.csv, whose rows say which item each row of features is"
+            )
         encode = () if about else ("image", "text")  # what we wrote is encoded already
         items = cls._with_images(folder, catalogue, items)
         return Raw(log, items, str(path), str(catalogue), features, encode, partial=bool(about.get("partial")))

@@ -287,16 +287,19 @@ def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dic
     users = max(how.core, fewest)
     kept = k_core(log, users, how.core)
     if not len(kept):
-        what = f"core={how.core}" if how.core else f"fewest={fewest}"
-        raise FedlabError(f"{raw.source}: no user has {users} interactions that count ({what}); nothing is left")
+        if how.core:
+            raise FedlabError(
+                f"{raw.source}: core={how.core} leaves nothing: no users and items have {users} interactions among them"
+            )
+        raise FedlabError(f"{raw.source}: no user has {users} interactions (fewest={fewest}); nothing is left")
     few = "users with fewer than three interactions" if users == FEWEST else f"users with fewer than {users}"
-    counts = {few: log["user"].nunique() - kept["user"].nunique()}
+    counts = {few: log["user"].nunique() - kept["user"].nunique()} if users > 1 else {}
     if how.core:
         counts |= {
             f"items with fewer than {how.core}": log["item"].nunique() - kept["item"].nunique(),
             "interactions outside the core": len(log) - len(kept),
         }
-    elif counts[few]:
+    elif counts.get(few):
         counts[OF_THESE] = len(log) - len(kept)
         warnings.warn(f"{name}: dropped {_counted(counts[few], few)}", stacklevel=5)
     for what, count in counts.items():

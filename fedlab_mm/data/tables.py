@@ -73,7 +73,8 @@ def read_table(
         raise FedlabError(f"{path}: cannot be read as CSV (a row has more cells than the header)") from None
     except (pd.errors.ParserError, UnicodeError, ValueError, OverflowError, MemoryError) as error:
         reason = shorten(str(error).removeprefix("Error tokenizing data. C error: ") or type(error).__name__, 160)
-        raise FedlabError(f"{path}: cannot be read as CSV ({reason})") from None
+        hint = "; save it as UTF-8" if isinstance(error, UnicodeError) and encoding == "utf-8" else ""
+        raise FedlabError(f"{path}: cannot be read as CSV ({reason}{hint})") from None
     first = blank + (1 if names is not None else 2)
     table = table.set_axis(pd.RangeIndex(first, first + len(table)), axis=0)
     if (nothing := _nothing_in(table)).any():
@@ -90,7 +91,8 @@ def read_table(
         wanted = dict(columns) | {ours: theirs for ours, theirs in (optional or {}).items() if theirs in table}
         for theirs in wanted.values():
             if theirs not in table:
-                raise FedlabError(f"{path}: column {theirs} is missing; there are {listed(table)}")
+                hint = " (cells are parted by commas)" if len(table.columns) == 1 else ""
+                raise FedlabError(f"{path}: column {theirs} is missing; there are {listed(table)}{hint}")
         table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
     return table
 
@@ -150,6 +152,7 @@ def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) 
         row = int(bad.argmax())
         raise FedlabError(
             f"{path}, row {column.index[row]}: {what} '{shorten(column.iloc[row])}' is not a whole number"
+            + (" (seconds since 1970 are wanted)" if "time" in what and pd.isna(numbers.iloc[row]) else "")
         )
     return pd.Series(exact.astype(np.int64) // per, index=column.index)
 
@@ -246,6 +249,8 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
         raise FedlabError(f"{path}: there is no such file") from None
     except Exception as error:  # a damaged file can fail anywhere in a parser, with any kind of error
         kind, reason = path.suffix or "feature", shorten(str(error) or type(error).__name__, 160)
+        if "allow_pickle" in reason:
+            reason = "it holds text or objects, which are never loaded"
         raise FedlabError(f"{path}: not a {kind} file of numbers ({reason})") from None
     if len(tensors) != 1:
         raise FedlabError(f"{path}: holds {len(tensors)} tensors ({', '.join(sorted(tensors))}); one is wanted")

@@ -13,6 +13,7 @@ from fedlab_mm.data.negatives import Samples, sample
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
+from fedlab_mm.privacy import Guard, check
 from fedlab_mm.records import Dataset, Recipe, RoundRecord
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
@@ -61,7 +62,7 @@ class Engine:
         personal: under a backbone with a personal table, every client's rows.
         kept_UI: under a backbone that keeps its items, all that a client's own copy is ever read for: its scores. (The
             copy itself is overwritten by the server's when the client next takes part.)
-        round: how many rounds are done.
+        round: how many rounds are done; last_mixed: what the last one mixed, noise included.
 
     Raises:
         FedlabError: the device is not there, or there is no room for so many clients.
@@ -85,8 +86,11 @@ class Engine:
         self.personal = None if personal is None else PersonalRows(personal, data.n_users, self.storage)
         self.optimizer = self.method.server_optimizer()
         rule = recipe.aggregation or self.method.client.backbone.aggregation
+        check(recipe, rule)
         self.aggregation = lookup("aggregation", rule)()
+        self.guard = Guard.of(recipe)
         self.round = 0
+        self.last_mixed: Mapping[str, Tensor] = {}
         self.last_clients = np.zeros(0, dtype=np.int64)
         self.kept_UI: Tensor | None = None
         if keeps:
@@ -185,8 +189,7 @@ class Engine:
 
     def _fresh_numbers(self, initial: Mapping[str, Tensor]) -> int:
         """How many new private numbers a round holds beside the old ones."""
-        n_clients = max(1, round(self.recipe.clients * self.data.n_users))
-        return n_clients * sum(p.numel() for n, p in initial.items() if n != PERSONAL)
+        return self.n_wanted * sum(p.numel() for n, p in initial.items() if n != PERSONAL)
 
     def _needs(self, initial: Mapping[str, Tensor], keeps: bool) -> dict[str, int]:
         n_users, n_items, size = self.data.n_users, self.data.n_items, self.recipe.dtype.itemsize
@@ -213,9 +216,13 @@ class Engine:
         by = None if self.recipe.negatives_by == "uniform" else self.data.popularity_I + 1
         per, seed = self.recipe.negatives, self.recipe.seed
         samples = sample(self.data.train, self.data.n_items, clients, per, seed, t, by)
-        alpha_C = self.aggregation.matrix(samples.lengths)[0]
+        alpha_C = self.weights_of(samples)
         sent = self.method.broadcast()
-        work = self.train_clients(samples, alpha_C, {n: p.detach() for n, p in sent.items()})
+        if len(clients):
+            work = self.train_clients(samples, alpha_C, {n: p.detach() for n, p in sent.items()})
+        else:  # a Poisson sample may be empty; the server's noise is added all the same
+            nothing = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
+            work = LocalWork({}, torch.zeros(0), np.zeros(0, dtype=np.int64), nothing)
 
         sound_C = work.sound_C()
         if not sound_C.all():
@@ -224,6 +231,8 @@ class Engine:
         if self.personal is not None and work.personal is not None:
             self.personal.reserve(len(work.personal[0]))  # no room: said while nothing has moved
         loss = float(alpha_C @ work.loss_C.double().cpu().numpy())
+        self.guard.add_server_noise(work.mixed, self.greatest_weight(alpha_C), self.recipe, t)
+        self.last_mixed = work.mixed
         self._update_server(sent, work.mixed, t)
         self._take(clients, work)
         self.round, self.last_clients = t, clients
@@ -266,16 +275,36 @@ class Engine:
             self.optimizer.load_state_dict(moments)
         raise DivergedError(t, None)
 
+    def weights_of(self, samples: Samples) -> np.ndarray:
+        """α_u of the round's clients: what the rule says of them; under Poisson sampling one over the expected number
+        of clients, for a divisor that counted them would itself tell who is there."""
+        if self.recipe.sampling == "poisson" and self.recipe.clients < 1:
+            weights = self.aggregation.matrix(samples.lengths)[0] if len(samples.clients) else np.zeros(0)
+            return weights * len(samples.clients) / self.n_wanted
+        return self.aggregation.matrix(samples.lengths)[0]
+
+    def greatest_weight(self, alpha_C: np.ndarray) -> np.ndarray:
+        """The weights that sensitivity follows from, also in a round that nobody came to."""
+        return alpha_C if len(alpha_C) else np.array([1 / self.n_wanted])
+
+    @property
+    def n_wanted(self) -> int:
+        """How many clients a round has, or is expected to have."""
+        return max(1, round(self.recipe.clients * self.data.n_users))
+
     def sample_clients(self, t: int) -> np.ndarray:
-        """The clients of round t, sorted. None of the last round's take part again where the others are enough: so a
-        server cannot follow a client from one round to the next (FedMR, section 4.5)."""
-        n = self.data.n_users
-        n_wanted = max(1, round(self.recipe.clients * n))
+        """The clients of round t, sorted. Under "rested", the default, none of the last round's take part again where
+        the others are enough: so a server cannot follow a client from one round to the next (FedMR, section 4.5)."""
+        n, n_wanted, rng = self.data.n_users, self.n_wanted, np.random.default_rng([self.recipe.seed, t])
         if n_wanted == n:
             return np.arange(n)
+        if self.recipe.sampling == "poisson":
+            return np.flatnonzero(rng.random(n) < n_wanted / n)
+        if self.recipe.sampling == "fixed":
+            return np.sort(rng.choice(n, n_wanted, replace=False))
         rested = np.setdiff1d(np.arange(n), self.last_clients)
         pool = rested if len(rested) >= n_wanted else np.arange(n)
-        return np.sort(np.random.default_rng([self.recipe.seed, t]).choice(pool, n_wanted, replace=False))
+        return np.sort(rng.choice(pool, n_wanted, replace=False))
 
     def state(self) -> dict[str, Tensor]:
         """All that the next round depends on, by name, as copies on the CPU."""

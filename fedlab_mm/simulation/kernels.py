@@ -32,9 +32,10 @@ from fedlab_mm.methods.fedmr import FedMR
 from fedlab_mm.methods.none import NoFusion
 from fedlab_mm.methods.serverside import ServerSide
 from fedlab_mm.routing import Router
-from fedlab_mm.simulation.engine import Engine
+from fedlab_mm.simulation.engine import Engine, sends_rows
 from fedlab_mm.simulation.state import RankOne
 
+GUARDED = 8e6  # numbers that are guarded at a time
 WEIGHT, BIAS, HIDDEN = "backbone.predictor.weight", "backbone.predictor.bias", "router.hidden.weight"
 
 
@@ -150,6 +151,7 @@ class Kernel:
     def __init__(self, engine: Engine, sent: Mapping[str, Tensor], mixed: dict[str, Tensor]):
         self.engine, self.method, self.sent, self.mixed = engine, engine.method, sent, mixed
         self.recipe, self.round = engine.recipe, engine.round + 1
+        self.sent_rows: dict[int, int] = {}
 
     def bytes_of_client(self, n_rows: Any) -> Any:
         """What a client with so many rows works on through its local epochs; a number or an array of them."""
@@ -162,6 +164,63 @@ class Kernel:
 
     def finish(self) -> None:
         """After the last chunk: what can be added to `mixed` for all clients at once."""
+
+    def hand_in(self, chunk: Chunk, changes: Mapping[str, Tensor]) -> None:
+        """Add what each client uploads of each part, as it leaves the client, to `mixed`, weighted.
+
+        Args:
+            changes: name -> [C, N, …] for the chunk's rows of a part by item (anything in padding), [C, …] of others.
+        """
+        parts, guard = self.method.parts, self.engine.guard
+        if guard.idle:
+            for name, change in changes.items():
+                if parts[name].by_item:
+                    chunk.add_to(self.mixed[name], change)
+                else:
+                    self.mixed[name] += torch.tensordot(chunk.alpha_C, change, dims=1)
+            return
+        there_CN, n_items = chunk.there_CN, self.method.n_items
+        changes = {n: c * _as(there_CN, c) if parts[n].by_item else c for n, c in changes.items()}
+        factor_C = guard.factor_C(changes)
+        numbers = max(there_CN.shape[1], n_items) * max(self.mixed[n][0].numel() for n in changes)
+        step = max(1, int(GUARDED / numbers))
+        for start in range(0, len(there_CN), step):
+            some = slice(start, start + step)
+            moved = {n: c[some] * _as(factor_C[some], c) for n, c in changes.items()}
+            self._add_guarded(
+                chunk.users[some].cpu().numpy(), chunk.rows_CN[some], there_CN[some], moved, chunk.alpha_C[some]
+            )
+
+    def _add_guarded(
+        self, clients: np.ndarray, rows_CN: Tensor, there_CN: Tensor, changes: Mapping[str, Tensor], alpha_C: Tensor
+    ) -> None:
+        """The same of clipped changes, zero in padding: choose the rows that are sent, add noise, weigh, add."""
+        guard, n_clients, n_items = self.engine.guard, len(clients), self.method.n_items
+        c_P, n_P = there_CN.nonzero(as_tuple=True)
+        i_P = rows_CN[c_P, n_P]
+        touched_CI = torch.zeros(n_clients, n_items, dtype=torch.bool, device=there_CN.device)
+        touched_CI[c_P, i_P] = True
+        sent_CI = guard.sent_CI(touched_CI, clients, self.round)
+        if any(sends_rows(self.method, n) for n in changes):
+            self.sent_rows |= dict(zip(clients.tolist(), sent_CI.sum(dim=1).tolist(), strict=True))
+        every_CI = torch.arange(n_items, device=there_CN.device).expand(n_clients, -1)
+        for name, moved in changes.items():
+            where = told = None
+            if self.method.parts[name].by_item:
+                where, told = rows_CN, there_CN
+                if guard.rows != "touched" or not sends_rows(self.method, name):  # rows are sent that it did not touch
+                    where, told = every_CI, sent_CI if sends_rows(self.method, name) else torch.ones_like(sent_CI)
+                    whole = moved.new_zeros(n_clients, *self.mixed[name].shape)
+                    whole[c_P, i_P] = moved[c_P, n_P]
+                    moved = whole * _as(told, whole)
+            if guard.noise:
+                noise = guard.noise_of(name, moved, clients, self.round, where)
+                moved = moved + (noise if told is None else noise * _as(told, noise))
+            if where is rows_CN:
+                weighted = moved * _as(alpha_C, moved)
+                self.mixed[name].index_add_(0, rows_CN.flatten(), weighted.flatten(0, 1))
+            else:
+                self.mixed[name] += torch.tensordot(alpha_C, moved, dims=1)
 
 
 class Vmapped(Kernel):
@@ -184,12 +243,11 @@ class Vmapped(Kernel):
         if chunk.personal_CNW is not None:
             private[PERSONAL] = chunk.personal_CNW
         loss_C, values = method.client_update(private, sent, chunk.batch, self.round, stacked=True)
-        for name, total in self.mixed.items():
-            change = values[f"∇{name}"] if parts[name].upload == "gradient" else values[name] - sent[name]
-            if parts[name].by_item:
-                chunk.add_to(total, change)
-            else:
-                total += torch.tensordot(chunk.alpha_C, change, dims=1)
+        changes = {
+            name: values[f"∇{name}"] if parts[name].upload == "gradient" else values[name] - sent[name]
+            for name in self.mixed
+        }
+        self.hand_in(chunk, changes)
         return loss_C, None if self.engine.kept_UI is None else self._kept(chunk, private, values)
 
     def _kept(self, chunk: Chunk, private: dict[str, Tensor], values: Mapping[str, Tensor]) -> Tensor:
@@ -333,18 +391,23 @@ class _LinearClients:
     def add_to(self, total: Tensor) -> None:
         """What the clients upload of their items."""
         if self.kernel.part == "item_table":
-            self.chunk.add_to(total, self.x_CNK - self.chunk.gather(self.kernel.table_IK))
+            change_CNK = self.x_CNK - self.chunk.gather(self.kernel.table_IK)
+            self.kernel.hand_in(self.chunk, {"item_table": change_CNK})
             return
         if self.routers is not None:  # views reach the loss a second way, through the mean that the router reads
             self.through_views.append((self.batch.own_N, self.routers.of_input()))
             if isinstance(self.routers.layer, RankOneLayer):
                 self.chunk.private[HIDDEN] = self.routers.layer.change()
-        alpha_C11 = self.chunk.alpha_C[:, None, None]
+        guarded = not self.kernel.engine.guard.idle
+        alpha_C11 = torch.ones_like(self.chunk.alpha_C)[:, None, None] if guarded else self.chunk.alpha_C[:, None, None]
         residual_CNT = torch.stack([r for r, _ in self.through_views], dim=2) * alpha_C11  # zero in padding
         of_views_CNK = torch.bmm(residual_CNT, torch.stack([q for _, q in self.through_views], dim=1))
         if self.of_common_CNK is not None:
             of_views_CNK.addcmul_(self.of_common_CNK, alpha_C11 * self.chunk.there_CN[:, :, None])
-        self.chunk.add_weighted(total.view(len(total), -1), of_views_CNK)
+        if guarded:  # weighted after the guard, not before
+            self.kernel.hand_in(self.chunk, {"views": of_views_CNK.view(*of_views_CNK.shape[:2], *total.shape[1:])})
+        else:
+            self.chunk.add_weighted(total.view(len(total), -1), of_views_CNK)
 
     def scores(self) -> Tensor:
         """Every item's score by what each client keeps, [C, I]."""
@@ -514,3 +577,8 @@ def outer(weights_CE: Tensor, vectors: Tensor) -> Tensor:
 
 def tensors_of(private: Mapping[str, Tensor | RankOne]) -> dict[str, Tensor]:
     return {n: p for n, p in private.items() if isinstance(p, Tensor)}
+
+
+def _as(leading: Tensor, like: Tensor) -> Tensor:
+    """A mask or factor of the leading axes, ready to multiply with."""
+    return leading.view(*leading.shape, *[1] * (like.ndim - leading.ndim))

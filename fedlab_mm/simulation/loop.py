@@ -6,7 +6,7 @@ back from here, update itself (8, 9); `Method.client_update` is the client's sid
 Slow on purpose only in that: a client sees the rows that it touches and nothing is copied that it does not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -21,14 +21,23 @@ from fedlab_mm.simulation.engine import BLOCK_BYTES, Engine, LocalWork, sends_ro
 
 @register("engine", "loop")
 class Loop(Engine):
-    """What a reader checks `stacked` against."""
+    """What a reader checks `stacked` against.
+
+    Attributes:
+        observer: is shown every upload, with what was broadcast, as a server that looks would see it.
+    """
+
+    observer: Callable[[Upload, Mapping[str, Tensor]], None] | None = None
 
     def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
         mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
         private: dict[str, list[Tensor]] = {name: [] for name in self.private}
-        losses, rows, personal, kept = [], [], [], []
+        losses, rows, sent_rows, personal, kept = [], [], [], [], []
         for c in range(len(samples.clients)):  # line 5: for all clients u in S_t
             done, loss, upload, own_scores_I = self.client_round(samples, c, sent)  # line 6: ClientUpdate
+            if self.observer is not None:
+                self.observer(upload, sent)
+            touched = torch.from_numpy(np.unique(samples.of(c)[0])).to(self.device)
             for name, total in mixed.items():  # Σ_u α_u …
                 here = upload.rows if name in upload.by_row else slice(None)
                 if f"∇{name}" in upload.values:
@@ -38,13 +47,14 @@ class Loop(Engine):
             for name, values in private.items():
                 values.append(done[name])
             losses.append(loss)
-            rows.append(upload.rows)
+            sent_rows.append(len(upload.rows))
+            rows.append(touched)
             personal.append(done.get(PERSONAL, torch.empty(0)))
             kept.append(own_scores_I)
         return LocalWork(
             {name: torch.stack(values) for name, values in private.items()},
             torch.tensor(losses, dtype=torch.float64),
-            np.array([len(r) for r in rows]),
+            np.array(sent_rows),
             mixed,
             None if self.personal is None else (_numbered(rows), torch.cat(rows), torch.cat(personal)),
             torch.stack(kept) if self.kept_UI is not None else None,
@@ -89,7 +99,40 @@ class Loop(Engine):
                 leaves[f"∇{name}"] = values[f"∇{name}"]
             elif part.upload == "value":
                 leaves[name] = (moved if name in by_row else whole)[name]
-        return private, float(loss), Upload(user, len(items), rows, leaves, frozenset(by_row)), own_scores_I
+        upload = Upload(user, len(items), rows, leaves, frozenset(by_row))
+        return private, float(loss), self.guarded(upload, sent), own_scores_I
+
+    def guarded(self, upload: Upload, sent: Mapping[str, Tensor]) -> Upload:
+        """The upload as it leaves: clipped as a whole, with the rows that are to be sent, and noisy."""
+        guard, t, who = self.guard, self.round + 1, np.array([upload.client])
+        if guard.idle:
+            return upload
+        touched_CI = torch.zeros(1, self.data.n_items, dtype=torch.bool, device=self.device)
+        touched_CI[0, upload.rows] = True
+        rows = guard.sent_CI(touched_CI, who, t)[0].nonzero()[:, 0] if upload.by_row else upload.rows
+
+        def change(name: str) -> Tensor:
+            value = upload.values[name]
+            if name.startswith("∇"):
+                return value
+            return value - (sent[name][upload.rows] if name in upload.by_row else sent[name])
+
+        changes = {n: change(n) for n in upload.values}
+        factor = guard.factor_C({n: c[None] for n, c in changes.items()})[0]
+        values = {}
+        for label, moved in changes.items():
+            name, moved = label.removeprefix("∇"), factor * moved
+            here = rows if name in upload.by_row else slice(None)
+            if name in upload.by_row:
+                whole = torch.zeros_like(sent[name]).index_copy_(0, upload.rows, moved)
+                moved = whole[rows]
+            if guard.noise:
+                by_item = self.method.parts[name].by_item
+                numbers = rows if name in upload.by_row else torch.arange(len(moved)) if by_item else None
+                where = None if numbers is None else numbers[None]
+                moved = moved + guard.noise_of(name, moved[None], who, t, where)[0]
+            values[label] = moved if label.startswith("∇") else sent[name][here] + moved
+        return Upload(upload.client, upload.n_samples, rows, values, upload.by_row)
 
     def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
         scores = [self.method.logits(local, own_I) for local, own_I in self._locals(sent, users)]

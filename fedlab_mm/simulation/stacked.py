@@ -43,7 +43,8 @@ class Stacked(Engine):
 
     def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
         mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
-        kernels = [kind(self, sent, mixed) for kind in kernels_of(self.method)]
+        kinds = kernels_of(self.method) if self.guard.idle else [k for k in kernels_of(self.method) if k is not Gram]
+        kernels = [kind(self, sent, mixed) for kind in kinds]  # Gram sums over clients before anything can be clipped
         touched = Touched.of(samples, self.data.n_items, self.device, self.recipe.dtype)
         n_clients = len(samples.clients)
         weight_C = torch.from_numpy(alpha_C).to(self.device, self.recipe.dtype)
@@ -65,6 +66,9 @@ class Stacked(Engine):
                 work.kept_CI[where] = kept_CI
         for kernel in kernels:
             kernel.finish()
+        told = {user: n for kernel in kernels for user, n in kernel.sent_rows.items()}
+        if told:
+            work.n_rows_C = np.array([told[user] for user in samples.clients.tolist()])
         if personal:
             work.personal = tuple(map(torch.cat, zip(*personal, strict=True)))  # type: ignore[assignment]
         return work

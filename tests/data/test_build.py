@@ -72,7 +72,7 @@ def test_bad_tables_are_named(interactions, features, message):
 
 
 def test_nobody_left():
-    with pytest.raises(fl.FedlabError, match="no user has three interactions"):
+    with pytest.raises(fl.FedlabError, match="nobody is left with an interaction each to train"):
         build("x", log(ROWS[:2]), ITEMS, FEATURES)
 
 

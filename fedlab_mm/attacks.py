@@ -1,0 +1,317 @@
+"""What an upload gives away, to a server that does as it was told and thinks about what it sees.
+
+The papers' case for privacy is that interactions stay on the device. What leaves it is made from them, though: a client
+uploads the rows of the items that it trained on, its own and the negatives that it drew. Two things tell one from the
+other. A negative is drawn anew each round, an own item comes again; and under any loss the two pull their rows in
+opposite directions along the client's own predictor, so that a client's rows lie along one line, own items on one side
+of it.
+
+The attacks here know the model, the broadcast values and the titles; they do not know a client's private parameters.
+With secure aggregation the server sees a round's sum only, and compares the rounds that a client was in with those it
+was not.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import norm, rankdata
+from torch import Tensor
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Dataset, Upload
+from fedlab_mm.registry import register
+
+N_BOOTSTRAP = 100
+
+
+@dataclass
+class Ledger:
+    """What a server writes down while it runs a federation.
+
+    Attributes:
+        n_users, n_items: of the federation; secure: does it see sums only?
+        seen_U: in how many rounds each client took part.
+        touched_UI: in how many rounds a client sent a row of an item that was not zero.
+        along_UI: how far a client's rows lay on the side of its own items, summed over rounds, in units of their root
+            mean square.
+        norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
+    """
+
+    n_users: int
+    n_items: int
+    secure: bool = False
+    seen_U: np.ndarray = field(init=False)
+    touched_UI: np.ndarray = field(init=False)
+    along_UI: np.ndarray = field(init=False)
+    norm_TI: list[np.ndarray] = field(default_factory=list)
+    there_TU: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.seen_U = np.zeros(self.n_users)
+        self.touched_UI = np.zeros((self.n_users, self.n_items))
+        self.along_UI = np.zeros((self.n_users, self.n_items))
+
+    def take(self, upload: Upload, sent: Mapping[str, Tensor]) -> None:
+        """One client's upload of a round."""
+        if self.secure:
+            return
+        rows, change = row_changes(upload, sent)
+        self.seen_U[upload.client] += 1
+        if not len(rows):
+            return
+        size = np.sqrt((change**2).sum(axis=1))
+        self.touched_UI[upload.client, rows[size > 0]] += 1
+        self.along_UI[upload.client, rows] += side_of_own_items(change)
+
+    def close_round(self, clients: np.ndarray, mixed: Mapping[str, Tensor]) -> None:
+        """The round's sum, which the server sees in any case."""
+        if self.secure:
+            self.seen_U[clients] += 1
+            there = np.zeros(self.n_users)
+            there[clients] = 1
+            by_item = [m.flatten(1) for m in mixed.values() if m.ndim > 1 and len(m) == self.n_items]
+            size = torch.cat(by_item, dim=1).double().norm(dim=1) if by_item else torch.zeros(self.n_items)
+            self.norm_TI.append(size.cpu().numpy())
+            self.there_TU.append(there)
+
+    def scores_UI(self, signal: str = "all") -> np.ndarray:
+        """How much each item looks like one of a client's own: float [U, I].
+
+        Args:
+            signal: "touched" (how often its row came), "side" (on which side of the client's line), or "all", both.
+        """
+        if self.secure:
+            return self._from_sums()
+        rounds_U1 = np.maximum(self.seen_U, 1)[:, None]
+        touched_UI, along_UI = self.touched_UI / rounds_U1, self.along_UI / rounds_U1
+        return {"touched": touched_UI, "side": along_UI, "all": touched_UI + along_UI}[signal]
+
+    def _from_sums(self) -> np.ndarray:
+        """Rounds with a client against rounds without; where it was in all or none, the rows' sizes themselves, which
+        tell how popular an item is."""
+        norm_TI, there_TU = np.array(self.norm_TI), np.array(self.there_TU)
+        share_U = there_TU.mean(axis=0)
+        scores_UI = (there_TU - share_U).T @ (norm_TI - norm_TI.mean(axis=0)) / len(norm_TI)
+        always_U = (share_U == 0) | (share_U == 1)
+        scores_UI[always_U] = norm_TI.mean(axis=0)
+        return scores_UI
+
+
+def row_changes(upload: Upload, sent: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of an upload and what each says, all parts by item side by side: [N], [N, W]."""
+    columns = []
+    rows = upload.rows
+    n_items = max((len(v) for v in sent.values() if v.ndim > 1), default=0)
+    for label, value in upload.values.items():  # noqa: PD011
+        name = label.removeprefix("∇")
+        if name in upload.by_row:
+            change = value if label.startswith("∇") else value - sent[name][rows]
+            columns.append(change.flatten(1))
+    if not columns:  # a table that is sent whole: the rows that moved are the touched ones
+        for label, value in upload.values.items():  # noqa: PD011
+            name = label.removeprefix("∇")
+            if value.ndim > 1 and len(value) == n_items and not name.startswith("backbone."):
+                columns.append((value if label.startswith("∇") else value - sent[name]).flatten(1))
+        rows = torch.arange(n_items, device=rows.device)
+    if not columns:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 1))
+    return rows.cpu().numpy(), torch.cat(columns, dim=1).double().cpu().numpy()
+
+
+def side_of_own_items(change_NW: np.ndarray) -> np.ndarray:
+    """Each row's place along the line on which a client's rows lie, own items on the positive side, in units of their
+    root mean square: [N]. Own items are the fewer, for four negatives are drawn for each.
+
+    The places are multiplied by the share of the rows' squares that lies along the line: one where there is nothing
+    else, next to nothing where noise has drowned it.
+
+    >>> theta = np.array([[0.6, 0.8]])
+    >>> side_of_own_items(np.array([[-1.0], [0.3], [0.3], [0.2], [0.2]]) @ theta).round(1).tolist()
+    [2.0, -0.6, -0.6, -0.4, -0.4]
+    """
+    squares_N = (change_NW**2).sum(axis=1)
+    if not squares_N.any():
+        return np.zeros(len(change_NW))
+    line_W = change_NW[squares_N.argmax()]
+    for _ in range(30):  # power iteration
+        line_W = change_NW.T @ (change_NW @ (line_W / np.linalg.norm(line_W)))
+    place_N = change_NW @ (line_W / np.linalg.norm(line_W))
+    n_above, n_below = (place_N > 0).sum(), (place_N < 0).sum()
+    if n_above > n_below or (n_above == n_below and place_N.sum() < 0):
+        place_N = -place_N
+    along = (place_N**2).sum()
+    return place_N / np.sqrt(along / (squares_N > 0).sum()) * along / squares_N.sum()
+
+
+def report(scores_UI: np.ndarray, own_UI: np.ndarray, asked_UI: np.ndarray | None = None, seed: int = 0) -> pd.Series:
+    """How well scores tell own from other, with 95 % bootstrap intervals over users.
+
+    Args:
+        scores_UI: higher means more likely own; own_UI: the truth; asked_UI: which pairs count, all if left out.
+
+    Returns:
+        auc (the mean over users of each user's own), auc low and high; tpr@1%fpr (one threshold for all users), low and
+        high; users.
+
+    >>> own = np.tile([True, False, False, False], (9, 1))
+    >>> report(own + 0.0, own)[["auc", "tpr@1%fpr"]].tolist()
+    [1.0, 1.0]
+    """
+    asked_UI = np.ones_like(own_UI, dtype=bool) if asked_UI is None else asked_UI
+    users, aucs = [], []
+    for u in range(len(own_UI)):
+        own, score = own_UI[u][asked_UI[u]], scores_UI[u][asked_UI[u]]
+        n_own, n_other = int(own.sum()), int((~own).sum())
+        if n_own and n_other:
+            ranks = rankdata(score)[own].sum() - n_own * (n_own + 1) / 2
+            users.append((score, own))
+            aucs.append(ranks / (n_own * n_other))
+    if not users:
+        raise FedlabError("the attack has no user with both kinds of pairs")
+    rng, auc = np.random.default_rng(seed), np.array(aucs)
+    resampled = auc[rng.integers(0, len(auc), (10 * N_BOOTSTRAP, len(auc)))].mean(axis=1)
+    picks = [np.arange(len(users)), *rng.integers(0, len(users), (N_BOOTSTRAP, len(users)))]
+    tprs = [_tpr([users[n] for n in pick]) for pick in picks]
+    return pd.Series(
+        {
+            "auc": auc.mean(),
+            "auc low": np.quantile(resampled, 0.025),
+            "auc high": np.quantile(resampled, 0.975),
+            "tpr@1%fpr": tprs[0],
+            "tpr low": np.quantile(tprs[1:], 0.025),
+            "tpr high": np.quantile(tprs[1:], 0.975),
+            "users": len(auc),
+        }
+    )
+
+
+def _tpr(users: Sequence[tuple[np.ndarray, np.ndarray]], at: float = 0.01) -> float:
+    """The true positive rate where one in a hundred others is taken for own; ties at the threshold count in part."""
+    score = np.concatenate([s for s, _ in users])
+    own = np.concatenate([o for _, o in users])
+    others = score[~own]
+    allowed = at * len(others)
+    nth = max(0, len(others) - 1 - int(allowed))
+    threshold = np.partition(others, nth)[nth]
+    above, tied = (others > threshold).sum(), (others == threshold).sum()
+    part = min(1.0, max(0.0, (allowed - above) / tied))
+    mine = score[own]
+    return float(((mine > threshold).sum() + part * (mine == threshold).sum()) / len(mine))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an attack is given: a federation to watch, and how to watch another.
+
+    Attributes:
+        data: whose privacy is at stake; watch: trains on a dataset with a seed and returns what the server wrote down.
+        shadows: how many federations an attacker trains itself, where it does; seed: of what it draws.
+    """
+
+    data: Dataset
+    watch: Callable[[Dataset, int], Ledger]
+    shadows: int
+    seed: int
+
+    def own_UI(self, data: Dataset | None = None) -> np.ndarray:
+        train = (data or self.data).train
+        own_UI = np.zeros((len(train), self.data.n_items), dtype=bool)
+        own_UI[train.users, train.items] = True
+        return own_UI
+
+
+@register("attack", "items")
+def infer_items(scene: Scene) -> pd.DataFrame:
+    """Which items did a client interact with? All items are ranked by what its uploads say; beside it the rank by
+    popularity, which needs no upload."""
+    own_UI = scene.own_UI()
+    ledger = scene.watch(scene.data, scene.seed)
+    rows = {"uploads": report(ledger.scores_UI(), own_UI)}
+    if not ledger.secure:
+        rows |= {f"uploads, {signal} only": report(ledger.scores_UI(signal), own_UI) for signal in ("touched", "side")}
+    popularity_UI = np.tile(scene.data.popularity_I.astype(float), (scene.data.n_users, 1))
+    rows["popularity alone"] = report(popularity_UI, own_UI)
+    return pd.DataFrame(rows).T
+
+
+@register("attack", "membership")
+def infer_membership(scene: Scene) -> pd.DataFrame:
+    """Was this interaction in the training set? A likelihood ratio as in LiRA (Carlini et al. 2022).
+
+    Half of each user's items, and as many that it does not have, are the candidates. Federations are trained in pairs:
+    in one of a pair every candidate is in or out by a coin, in the other the opposite. For a candidate in one
+    federation, the other pairs say what its score looks like in and out, equally often: two normal distributions
+    (means of its own, one variance each for all), whose log-ratio is the attack.
+    """
+    rng = np.random.default_rng([scene.seed, 77])
+    own_UI, data = scene.own_UI(), scene.data
+    asked_UI = np.zeros_like(own_UI)
+    for u in range(data.n_users):
+        own = data.train[u]
+        n = max(1, len(own) // 2)
+        if len(own) > 1:
+            asked_UI[u, rng.choice(own, n, replace=False)] = True
+            held = data.interactions["item"][data.interactions["user"] == u]
+            asked_UI[u, rng.choice(np.setdiff1d(np.arange(data.n_items), held), n, replace=False)] = True
+    in_SUI, score_SUI = [], []
+    for pair in range(scene.shadows // 2):
+        coin_UI = rng.random(own_UI.shape) < 0.5
+        for side, chosen_UI in enumerate((coin_UI, ~coin_UI)):
+            in_SUI.append(np.where(asked_UI, chosen_UI, own_UI))
+            score_SUI.append(scene.watch(_with_training(data, in_SUI[-1]), scene.seed + 2 * pair + side).scores_UI())
+    is_in, score = np.array(in_SUI), np.array(score_SUI)
+    ratio = np.zeros_like(score)
+    for s in range(len(score)):
+        others = np.arange(len(score)) // 2 != s // 2
+        likelihood = []
+        for kind in (is_in[others], ~is_in[others]):
+            mean = (score[others] * kind).sum(axis=0) / np.maximum(kind.sum(axis=0), 1)
+            pooled = ((score[others] - mean) ** 2 * kind)[:, asked_UI].sum() / kind[:, asked_UI].sum()
+            likelihood.append(norm.logpdf(score[s], mean, np.sqrt(pooled) + 1e-9))
+        ratio[s] = likelihood[0] - likelihood[1]
+    flat = {name: x.reshape(-1, data.n_items) for name, x in (("ratio", ratio), ("score", score), ("in", is_in))}
+    asked = np.tile(asked_UI, (len(score), 1))
+    rows = {
+        "likelihood ratio": report(flat["ratio"], flat["in"], asked),
+        "score alone": report(flat["score"], flat["in"], asked),
+    }
+    return pd.DataFrame(rows).T
+
+
+def _with_training(data: Dataset, in_UI: np.ndarray) -> Dataset:
+    """The dataset with these training pairs; a user who would have none keeps one."""
+    users, items = np.nonzero(in_UI)
+    held = data.interactions[data.interactions["split"] != "train"]
+    alone = np.setdiff1d(np.arange(data.n_users), users)
+    users, items = np.concatenate([users, alone]), np.concatenate([items, [data.train[u][0] for u in alone]])
+    train = pd.DataFrame({"user": users, "item": items.astype(np.int64), "timestamp": 0, "split": "train"})
+    log = pd.concat([train, held], ignore_index=True).sort_values(["user", "timestamp"], kind="stable")
+    return dataclasses.replace(data, interactions=log.reset_index(drop=True))
+
+
+@register("attack", "taste")
+def infer_taste(scene: Scene) -> pd.DataFrame:
+    """Which kinds does a client like? On a generated dataset, where that is known: a kind scores the mean of its items'
+    scores; the truth is the two kinds that a user was made to like, for each signal.
+
+    Raises:
+        FedlabError: the dataset has no planted tastes.
+    """
+    truth = scene.data.truth
+    if "taste_USK" not in truth:
+        raise FedlabError(f"attack 'taste' needs planted tastes, which '{scene.data.name}' has not; 'toy' has")
+    scores_UI = scene.watch(scene.data, scene.seed).scores_UI()
+    rows = {}
+    for s, (signal, kinds) in enumerate((("image", "style_I"), ("text", "topic_I"), ("collaborative", "cluster_I"))):
+        taste_UK = truth["taste_USK"][:, s]
+        liked_UK = taste_UK >= np.sort(taste_UK, axis=1)[:, -2:-1]
+        kind_I = truth[kinds]
+        scores_UK = np.stack([scores_UI[:, kind_I == k].mean(axis=1) for k in range(taste_UK.shape[1])], axis=1)
+        leaning = truth["leans_U"] == s
+        rows[f"{signal}, all users"] = report(scores_UK, liked_UK)
+        rows[f"{signal}, who choose by it"] = report(scores_UK[leaning], liked_UK[leaning])
+    return pd.DataFrame(rows).T
