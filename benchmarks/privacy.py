@@ -17,14 +17,14 @@ from fedlab_mm import privacy
 OUT = Path("out/bench")
 SEEDS = range(3)
 BACKBONES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
-GRID = [{"optimizer": ["adam"], "lr": [0.003, 0.01]}, {"optimizer": ["sgd"], "lr": [0.3]}]
+GRID = [{"optimizer": ["adam"], "lr": [0.01, 0.03]}, {"optimizer": ["sgd"], "lr": [None]}]
 
 
 def table4(data: fl.Dataset) -> pd.DataFrame:
     """FedMR's Table 4: the hit rate and NDCG lost to noise of variance 0.1, at settings tuned without noise."""
     rows = []
     for backbone in BACKBONES:
-        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method="fedmr", patience=8)
+        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method="fedmr", patience=20)
         best = fl.tune(recipe, GRID, data, progress=False)
         for noise in (0.0, 0.1):
             for seed in SEEDS:
@@ -39,7 +39,7 @@ def noise(data: fl.Dataset) -> pd.DataFrame:
     """Variance of the noise against utility, without fusion."""
     rows = []
     for backbone in BACKBONES:
-        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method="none", patience=8)
+        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method="none", patience=20)
         best = fl.tune(recipe, GRID, data, progress=False)
         for variance in (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0):
             for seed in SEEDS:
@@ -51,7 +51,7 @@ def noise(data: fl.Dataset) -> pd.DataFrame:
 
 def defences(data: fl.Dataset) -> pd.DataFrame:
     """Each defence of FCF: utility, ε, and item inference from five rounds."""
-    base = fl.Recipe(dataset=data.name, backbone="fcf", method="none", patience=8)
+    base = fl.Recipe(dataset=data.name, backbone="fcf", method="none", patience=20)
     base = fl.tune(base, GRID, data, progress=False)
     tried: dict[str, tuple[fl.Recipe, bool]] = {
         "none": (base, False),
