@@ -3,17 +3,14 @@
 Three mechanisms, on the typed upload and on nothing else:
 
 * **the papers' noise** (`noise`, a variance): Gaussian noise on every number a client uploads (FedMR, section 5.6.4).
-It
-  proves nothing by itself: without a bound on what it hides there is no ε, so ε = ∞. Which rows are sent still tells
-  which items the client touched.
+  It proves nothing by itself: without a bound on what it hides there is no ε, so ε = ∞. Which rows are sent still
+  tells which items the client touched.
 * **client-level differential privacy** (`clip`, `noise_multiplier`): each client's whole upload is cut to length
-`clip`,
-  and the server adds Gaussian noise of deviation noise_multiplier · sensitivity to the mixed update, rows that nobody
-  touched included. Protected is the *presence of a client*, all its interactions at once, against whoever sees the
-  models that the server sends. The server itself sees the uploads: against it this needs secure aggregation beside.
+  `clip`, and the server adds Gaussian noise of deviation noise_multiplier · sensitivity to the mixed update, rows that
+  nobody touched included. Protected is the *presence of a client*, all its interactions at once, against whoever sees
+  the models that the server sends. The server itself sees the uploads: against it this needs secure aggregation beside.
 * **rows** ("all", "flipped"): send all rows, or lie about some (randomised response), so that the numbers of the rows
-do
-  not list the items touched. Zeros still stand out among gradients; it takes noise to hide them.
+  do not list the items touched. Zeros still stand out among gradients; it takes noise to hide them.
 
 Under differential privacy the weights must not depend on data (equal aggregation) and each round's clients are drawn
 without memory: the papers' rule that nobody takes part twice in a row makes rounds depend on each other, and the
@@ -148,8 +145,9 @@ def of_recipe(recipe: Recipe, n_users: int, rounds: int | None = None, delta: fl
     central = local = math.inf
     if recipe.noise_multiplier:
         fixed = recipe.sampling == "fixed" and recipe.clients < 1
-        rate = recipe.clients if fixed else _rate(recipe, n_users)
-        central = epsilon(recipe.noise_multiplier, rate, rounds, delta, sampling="fixed" if fixed else "poisson")
+        central = epsilon(
+            recipe.noise_multiplier, _rate(recipe, n_users), rounds, delta, sampling="fixed" if fixed else "poisson"
+        )
     if recipe.noise and recipe.clip and recipe.rows == "all":
         # A server that sees each upload learns who took part, so sampling amplifies nothing; another history can move
         # an upload by twice the bound.

@@ -609,16 +609,21 @@ class Run:
             (partial / "run.json").write_text(json.dumps(about, indent=2))
             save_file({k: v.contiguous() for k, v in self.model.state().items()}, partial / "best.safetensors")
             save_file({k: v.contiguous() for k, v in self.last_state.items()}, partial / "last.safetensors")
-            partial.chmod(0o755)
-            replaced = partial.with_name(partial.name + "-old")
-            if folder.exists():
-                folder.rename(replaced)
-            partial.rename(folder)
-            shutil.rmtree(replaced, ignore_errors=True)
+            put_in_place(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return folder
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Rename a finished folder to its place; one that stood there goes only then."""
+    partial.chmod(0o755)
+    replaced = partial.with_name(partial.name + "-old")
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def free_folder(folder: str | os.PathLike[str]) -> Path:

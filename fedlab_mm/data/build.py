@@ -12,7 +12,7 @@ from fedlab_mm.data.splits import leave_one_out, without_repeats
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
-FEWEST_INTERACTIONS = 3  # one each to train, validate and test
+FEWEST = 3  # one each to train, validate and test
 OF_THESE = "interactions of these users"
 
 
@@ -84,8 +84,8 @@ def build(
     before = len(kept)
     if not partial:
         n_of_user = kept.groupby("user")["item"].transform("size")
-        counts["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST_INTERACTIONS].nunique()
-        kept = kept[n_of_user >= FEWEST_INTERACTIONS]
+        counts["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST].nunique()
+        kept = kept[n_of_user >= FEWEST]
     if "split" in kept:
         per_user = pd.crosstab(kept["user"], kept["split"]).reindex(columns=list(SPLITS), fill_value=0)
         held_out = per_user[["valid", "test"]]

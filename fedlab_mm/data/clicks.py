@@ -14,8 +14,6 @@ from fedlab_mm.data.tables import in_seconds, listed, read_table, whole_numbers
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import ClickLog
 
-FEWEST = 3
-
 
 class ClickSource(Source):
     """Base of the click logs; `read_clicks` gives showings, users and items as the files name them."""

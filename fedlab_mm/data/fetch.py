@@ -185,18 +185,8 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
                     raise
     except FedlabError:
         raise
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # zipfile, tarfile, zlib and lzma have no common base for what is damaged
         raise FedlabError(f"{archive}: cannot be unpacked ({error}); delete it to fetch it again") from None
-    except Exception as error:  # zlib.error and lzma.LZMAError have no common base
-        raise FedlabError(f"{archive}: is damaged ({error}); delete it to fetch it again") from None
 
 
 def _copy(source: Any, file: Any, size: int) -> int:

@@ -1,10 +1,11 @@
 """Any folder of your own, read and written.
 
     interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one
-    items.csv          item; title, text (what the encoder reads, if not the title) and image (a file in images/), if
-    any images/            ITEM.jpg (or .jpeg .png .webp .gif .bmp), where items.csv names no file
+    items.csv          item; if there are any: title, text (what the encoder reads, in place of the title), image (a
+                       file in images/)
+    images/            ITEM.jpg (or .jpeg .png .webp .gif .bmp), where items.csv names no file
     NAME.npy           ready features of a modality NAME, a row for each row of items.csv, any width; or
-    NAME.safetensors
+                       NAME.safetensors
 
 A ready "image" or "text" takes the place of encoding. A row of features that is NaN throughout is a missing one.
 Without items.csv, the items are those that somebody interacted with.
@@ -27,7 +28,7 @@ from fedlab_mm.data.source import Preparation, Raw, prepare
 from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import Dataset
+from fedlab_mm.records import Dataset, put_in_place
 from fedlab_mm.registry import register
 
 FEATURES = (".npy", ".safetensors")
@@ -187,12 +188,7 @@ def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
             "about": dict(data.about),
         }
         (partial / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
-        partial.chmod(0o755)
-        replaced = partial.with_name(partial.name + "-old")
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_in_place(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

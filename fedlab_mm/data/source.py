@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from fedlab_mm.data.build import OF_THESE, build
+from fedlab_mm.data.build import FEWEST, OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
 from fedlab_mm.data.tables import shorten
@@ -25,7 +25,6 @@ from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
 NO_TITLE = "The title is missing."
-FEWEST = 3  # one interaction each to train, validate and test
 
 
 @dataclass(frozen=True)
