@@ -1,8 +1,8 @@
 """What privacy costs and what it buys: `python -m benchmarks.privacy --root FOLDER`.
 
-Three tables, as CSV in out/bench, a file for each dataset: `privacy_table4` (FedMR with the papers' noise, five backbones), `privacy_noise`
-(noise of many sizes, five backbones: utility and what an attacker still learns) and `privacy_defences` (each defence of
-FCF: utility, ε, attack). The first takes most of an hour on two cores, the others a quarter of one each.
+Three tables, as CSV in out/bench, a file for each dataset: `privacy_table4` (FedMR with the papers' noise, five
+backbones), `privacy_noise` (noise of many sizes, five backbones: utility and what an attacker still learns) and
+`privacy_defences` (each defence of FCF: utility, ε, attack). The first takes most of an hour on two cores, the others a quarter of one each.
 """
 
 import argparse
@@ -25,8 +25,8 @@ def table4(data: fl.Dataset) -> pd.DataFrame:
     """FedMR's Table 4: the hit rate and NDCG lost to noise of variance 0.1, at settings tuned without noise.
 
     The paper adds it "to the gradients of the global components"; FedMR's clients send an item table and sums of
-    gradients, so two readings are measured: variance 0.1 on what is sent, and 0.1 · η² on it, which is what a gradient's
-    noise becomes after a step of the learning rate η.
+    gradients, so two readings are measured: variance 0.1 on what is sent, and 0.1 · η² on it, what a gradient's noise
+    becomes after a step of the learning rate η.
     """
     rows = []
     for backbone in BACKBONES:

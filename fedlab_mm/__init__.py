@@ -19,11 +19,13 @@ from fedlab_mm.api import (
     show,
     train,
     tune,
+    untrained,
 )
 from fedlab_mm.audit import audit
 from fedlab_mm.data.folder import save_dataset
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
+from fedlab_mm.geometry import modality_gap
 from fedlab_mm.privacy import epsilon, noise_multiplier
 from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
 
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate_users",
     "load",
     "load_run",
+    "modality_gap",
     "noise_multiplier",
     "paired",
     "recommended",
@@ -53,4 +56,5 @@ __all__ = [
     "show",
     "train",
     "tune",
+    "untrained",
 ]

@@ -1,5 +1,6 @@
 """Everything composed: load data, train a recipe, open its rounds, compare recipes over seeds."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from fedlab_mm.attacks import Ledger, Scene
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.methods import Method
-from fedlab_mm.records import Dataset, Recipe, RoundRecord, Run
+from fedlab_mm.records import Dataset, Model, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.engine import traffic
@@ -112,13 +114,32 @@ def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
         yield record
 
 
-def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, resume: Run | None = None) -> Run:
+def untrained(recipe: Recipe, data: Dataset | None = None) -> Model:
+    """The federation before its first round: what every client begins with.
+
+    >>> toy = load("toy")
+    >>> sorted(untrained(Recipe(method="fedmr"), toy).signals())
+    ['id', 'image', 'text']
+    """
+    data = _data_of(recipe, data)
+    return _engine_of(recipe, data, None)
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset | None = None,
+    progress: bool = True,
+    resume: Run | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Run:
     """Train a recipe and report it at its best validation round.
 
     Args:
         recipe: what to train; data: what on, loaded by the recipe's name if left out.
         progress: show a bar with round, loss and validation NDCG.
         resume: a run (saved and loaded, perhaps) of the same recipe with fewer rounds, to go on from.
+        cache: a folder that keeps finished runs. One of this recipe, on these data, by this version of the package, is
+            read back instead of trained again.
 
     Returns:
         The run; `run.test` at the round with the highest validation NDCG@k (the first of equals).
@@ -127,6 +148,13 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
         DivergedError: training left the finite numbers. Its `run` is the run up to the last good round.
     """
     data = _data_of(recipe, data)
+    if cache is not None:
+        kept = Path(cache) / _key(recipe, data)
+        if kept.is_dir():
+            return load_run(kept, data, device=recipe.device)
+        run = train(recipe, data, progress, resume)
+        run.save(kept)
+        return run
     ndcg = f"ndcg@{recipe.k}"
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
@@ -167,6 +195,12 @@ def train(recipe: Recipe, data: Dataset | None = None, progress: bool = True, re
     finally:
         bar.close()
     return finish()
+
+
+def _key(recipe: Recipe, data: Dataset) -> str:
+    """The name of a run in a cache: it changes with all that decides the run."""
+    about = f"{recipe.to_json()} {data.fingerprint} {version('fedlab_mm')}"
+    return f"{recipe.backbone}-{recipe.method}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
 
 
 def load_run(

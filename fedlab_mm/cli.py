@@ -27,6 +27,7 @@ from fedlab_mm.encoding import cache_folder
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.records import Dataset, Recipe, free_folder
 from fedlab_mm.registry import lookup, names
+from fedlab_mm.widgets.base import without_views
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,6 +257,9 @@ def _execute(options: argparse.Namespace) -> int:
                 pictures[-1].write_bytes(base64.b64decode(png))
             elif "table" in _tags(cell) and "data" in output:
                 print(f"\n{output['data']['text/plain']}")
+    for cell in code:
+        without_views(cell.outputs)
+    notebook.metadata.pop("widgets", None)  # their state, of use to the kernel that has just gone
     nbformat.write(notebook, out / source.name)
     print(f"\nexecuted notebook: {out / source.name}")
     for picture in pictures:

@@ -480,6 +480,7 @@ class Model(Protocol):
     def global_scores(self) -> torch.Tensor: ...
     def scores_of_new(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
     def router_weights(self) -> torch.Tensor | None: ...
+    def signals(self, user: int | None = None) -> dict[str, torch.Tensor]: ...
     def state(self) -> dict[str, torch.Tensor]: ...
 
 
@@ -588,6 +589,24 @@ class Run:
         if weights_UE is None:
             raise FedlabError(f"method '{self.recipe.method}' has no router; fedmr and fedvlr have one")
         return pd.DataFrame(weights_UE.numpy(), columns=self.model.views).rename_axis(index="user", columns="operator")
+
+    def signals(self, user: int | None = None) -> dict[str, np.ndarray]:
+        """Where the items' signals lie in the space that they are fused in: signal -> float [I, D], "id" and every
+        modality, z_m = W_m x_m + b_m.
+
+        Args:
+            user: as this user's personal table moves them (under FedRAP): with FedMR the ID embedding that is mapped is
+                D + P^(u); where the server fuses, P^(u) is a signal of its own, "personal".
+
+        Raises:
+            FedlabError: a method without such a space, no such user, a backbone without personal tables.
+        """
+        if user is not None:
+            if not 0 <= user < self.data.n_users:
+                raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
+            if not any(name.startswith("personal_table") for name in self.last_state):
+                raise FedlabError(f"user={user}: '{self.recipe.backbone}' has no personal item table; fedrap has")
+        return {name: z_ID.numpy() for name, z_ID in self.model.signals(user).items()}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write recipe, history, test metrics and both states to `folder`; `load_run` reads them back.

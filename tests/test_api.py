@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fedlab_mm as fl
+from fedlab_mm import api
 from fedlab_mm.evaluation import evaluate_split
 from tests.conftest import tiny
 
@@ -203,3 +204,32 @@ def test_a_bar_shows_round_loss_and_metric(world, recipe, capsys):
     fl.train(recipe, world)
     shown = capsys.readouterr().err
     assert "fcf + fedvlr, seed 0" in shown and "loss=" in shown and "valid ndcg@5=" in shown
+
+
+def test_a_cached_run_is_read_back_not_trained_again(world, recipe, tmp_path, monkeypatch):
+    first = fl.train(recipe, world, progress=False, cache=tmp_path)
+    monkeypatch.setattr(api, "_engine_of", None)  # training again would call it
+    again = fl.train(recipe, world, progress=False, cache=tmp_path)
+    assert again.test == first.test and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(TypeError):
+        fl.train(recipe.but(seed=recipe.seed + 1), world, progress=False, cache=tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "loop"])
+def test_signals_of_a_user_differ_by_its_personal_table(world, recipe, engine):
+    recipe = recipe.but(backbone="fedrap", engine=engine, rounds=2)
+    common = fl.untrained(recipe.but(method="fedmr"), world).signals()
+    assert {name: tuple(z.shape) for name, z in common.items()} == dict.fromkeys(
+        ("id", "image", "text"), (world.n_items, recipe.dim)
+    )
+    on_client = fl.train(recipe.but(method="fedmr"), world, progress=False)
+    moved = {n for n in common if not np.allclose(on_client.signals()[n], on_client.signals(user=1)[n])}
+    assert moved == {"id"}  # D + P goes through the map of the ID
+    on_server = fl.train(recipe.but(method="fedvlr"), world, progress=False)
+    assert set(on_server.signals(user=1)) - set(on_server.signals()) == {"personal"}
+    with pytest.raises(fl.FedlabError, match="user=99"):
+        on_server.signals(user=99)
+    with pytest.raises(fl.FedlabError, match="no personal item table; fedrap has"):
+        fl.train(recipe.but(backbone="fcf", method="fedvlr"), world, progress=False).signals(user=1)
+    with pytest.raises(fl.FedlabError, match="maps no signals"):
+        fl.train(recipe.but(method="none"), world, progress=False).signals()

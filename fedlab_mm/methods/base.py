@@ -142,6 +142,14 @@ class Method:
         items_NW = self.with_own_table(fused_ND, local)
         return (items_NW + local[PERSONAL] if PERSONAL in local else items_NW), fused_ND
 
+    def signals_in_space(self, personal_IW: Tensor | None = None) -> dict[str, Tensor]:
+        """Where the catalogue's signals lie in the space that they are mapped to before fusion: signal -> z_m [I, D].
+
+        Args:
+            personal_IW: a client's personal table, under a backbone that has one.
+        """
+        raise FedlabError(f"method '{self.recipe.method}' maps no signals into one space; fedmr, fedvlr and mlp do")
+
     def views_for(self, features: Parameters) -> dict[str, Tensor]:
         """The parts by item for items outside the catalogue, from their features alone (scaled as the catalogue's)."""
         raise NotImplementedError

@@ -66,6 +66,11 @@ class FedMR(Method):
             return super().represent(local, own_N)
         return self.with_own_table(self.fuse(local, own_N), local), local["id_embedding"]
 
+    def signals_in_space(self, personal_IW: Tensor | None = None) -> dict[str, Tensor]:
+        if personal_IW is None or "id" not in self.signals:
+            return {**self.fusion.signals(), **({} if personal_IW is None else {"personal": personal_IW})}
+        return self.fusion.signals(personal_IW)
+
     def views_for(self, features: Parameters) -> dict[str, Tensor]:
         parts = {FEATURE + m: self.fusion.inputs.scaled(m, f) for m, f in features.items()}
         if "id" in self.signals:

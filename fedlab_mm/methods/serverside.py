@@ -18,10 +18,18 @@ class BankOnServer(nn.Module):
         self.bank = Bank(operators, widths, n_items, recipe.dim, recipe.init_scale)
         self.view_scale = recipe.view_scale
 
+    def read(self, personal_IW: Tensor | float = 0.0) -> dict[str, Tensor]:
+        """What the maps read, of the whole catalogue; a client's personal table is added to the ID embedding."""
+        ids = {"id": self.bank.id_embedding + personal_IW} if "id" in self.bank.maps else {}
+        return {**ids, **self.inputs()}
+
     def plain(self) -> Tensor:
         """The views of the catalogue as the operators make them, [E, I, D]."""
-        ids = {"id": self.bank.id_embedding} if "id" in self.bank.maps else {}
-        return self.bank({**ids, **self.inputs()})
+        return self.bank(self.read())
+
+    def signals(self, personal_IW: Tensor | float = 0.0) -> dict[str, Tensor]:
+        """signal -> [I, D], in the space that they share."""
+        return dict(zip(self.bank.maps, self.bank.signals(self.read(personal_IW)), strict=True))
 
     def factors(self, plain_EID: Tensor) -> Tensor:
         """What each view is multiplied by, [E, 1, 1]: to the gradient a constant, for all clients of a round alike."""
@@ -63,6 +71,12 @@ class ServerSide(Method):
 
     def views(self, local: Parameters) -> Tensor:
         return local["views"].transpose(0, 1)
+
+    def signals_in_space(self, personal_IW: Tensor | None = None) -> dict[str, Tensor]:
+        if not isinstance(self.fusion, BankOnServer):
+            return super().signals_in_space()
+        # The personal rows are added to the fused item, so they lie in this space themselves.
+        return {**self.fusion.signals(), **({} if personal_IW is None else {"personal": personal_IW})}
 
     def views_for(self, features: Parameters) -> dict[str, Tensor]:
         return {"views": self.fusion.of_new(features).transpose(0, 1)}  # type: ignore[operator]

@@ -2,6 +2,6 @@
 shows it once, as the value of its cell, and a script calls `figure.savefig`."""
 
 from fedlab_mm.plotting.data import plot_long_tail, plot_matrix, plot_rules, plot_similarities, plot_timeline
-from fedlab_mm.plotting.items import draw_cover, plot_items, plot_recommendations
+from fedlab_mm.plotting.items import draw_cover, plot_items, plot_recommendations, plot_titles
 from fedlab_mm.plotting.privacy import plot_line, plot_privacy
 from fedlab_mm.plotting.runs import plot_learning_curves, plot_router_groups, plot_router_rounds

@@ -64,6 +64,20 @@ def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
     )
 
 
+def plot_titles(run: Run, user: int, k: int = 8) -> Figure:
+    """What `plot_recommendations` shows, in words, where a dataset came without covers."""
+    log = run.data.interactions
+    history = log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
+    columns = {"has": history, "is recommended": run.recommend(user, k)["item"].tolist()}
+    figure, axis = plt.subplots(figsize=(8, 0.25 * k + 0.6), layout="constrained")
+    axis.set_axis_off()
+    for x, (name, items) in zip((0.0, 0.5), columns.items(), strict=True):
+        titles = [textwrap.shorten(str(run.data.items["title"].iloc[i]), 48, placeholder=" …") for i in items]
+        axis.text(x, 1, name, va="top", weight="bold", fontsize=9)
+        axis.text(x, 0.9, "\n".join(titles), va="top", fontsize=8, parse_math=False)
+    return closed(figure)
+
+
 def _rows_of(items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int) -> list[tuple[str, list[int]]]:
     if isinstance(items, Mapping):
         return [(name, list(row)[:per_row]) for name, row in items.items()]

@@ -163,6 +163,15 @@ class Engine:
             weights = [self.weights_of_users(sent, users).cpu() for users in self._blocks(self.data.n_items)]
         return torch.cat(weights)
 
+    def signals(self, user: int | None = None) -> dict[str, Tensor]:
+        """The catalogue's signals in the space that they are mapped to, signal -> [I, D]; with a user, as its personal
+        table has them."""
+        personal = None
+        if user is not None and self.personal is not None:
+            personal = self.personal.dense(slice(user, user + 1))[0]
+        with torch.no_grad():
+            return {name: z_ID.cpu() for name, z_ID in self.method.signals_in_space(personal).items()}
+
     def _sent(self) -> dict[str, Tensor]:
         with torch.no_grad():
             return self.method.broadcast()

@@ -1,15 +1,14 @@
-"""Things to turn and slide in JupyterLab. Each shows what a picture shows that stands beside it, for where there is no
-kernel."""
+"""What noise costs and buys, under a slider."""
 
 import ipywidgets
 import pandas as pd
-from IPython.display import display
 
 from fedlab_mm import plotting
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.widgets.base import Live, redrawn
 
 
-def noise_slider(table: pd.DataFrame) -> ipywidgets.VBox:
+def noise_slider(table: pd.DataFrame) -> Live:
     """A slider over the variances of a noise sweep and a choice of which rows are sent: utility, ε and what an attack
     learns, with the point marked in `plotting.plot_privacy`.
 
@@ -27,23 +26,25 @@ def noise_slider(table: pd.DataFrame) -> ipywidgets.VBox:
         options=[(f"{v:g}", v) for v in variances], description="variance", continuous_update=False
     )
     rows = ipywidgets.ToggleButtons(options=list(dict.fromkeys(table["rows"])), description="rows")
-    told, picture = ipywidgets.HTML(), ipywidgets.Output()
+    told = ipywidgets.HTML()
 
-    def show(_: object = None) -> None:
-        at = table.index[(table["noise"] == noise.value) & (table["rows"] == rows.value)]
-        if not len(at):
+    def chosen() -> int | None:
+        at = ((table["noise"] == noise.value) & (table["rows"] == rows.value)).to_numpy().nonzero()[0]
+        return int(at[0]) if len(at) else None
+
+    def tell(_: object = None) -> None:
+        at = chosen()
+        if at is None:
             told.value = "not measured"
             return
-        row = table.loc[at[0]]
+        row = table.iloc[at]
         told.value = (
             f"NDCG@50 <b>{row['ndcg']:.3f}</b> &nbsp; item inference, AUC <b>{row['auc']:.2f}</b> &nbsp; "
             f"proven ε <b>{row['epsilon']:g}</b>"
         )
-        with picture:
-            picture.clear_output(wait=True)
-            display(plotting.plot_privacy(table, list(table.index).index(at[0])))
 
-    noise.observe(show, "value")
-    rows.observe(show, "value")
-    show()
-    return ipywidgets.VBox([noise, rows, told, picture])
+    for control in (noise, rows):
+        control.observe(tell, "value")
+    tell()
+    picture = redrawn(lambda: plotting.plot_privacy(table, chosen()), (noise, rows))
+    return Live(ipywidgets.VBox([noise, rows, told, picture]), plotting.plot_privacy(table, 0))

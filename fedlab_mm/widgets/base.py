@@ -1,0 +1,75 @@
+"""A widget and the picture that stands for it where there is no kernel."""
+
+import base64
+import html
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+
+import ipywidgets
+import numpy as np
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Live:
+    """A widget that is a picture elsewhere: JupyterLab shows the widget, a page without a kernel (GitHub, nbviewer, a
+    notebook just opened) the picture, which is stored with the notebook.
+
+    Args:
+        box: the widget, whole; figure: what it shows at first.
+    """
+
+    def __init__(self, box: ipywidgets.Widget, figure: Figure):
+        self.box, self.figure = box, figure
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        shown = self.box._repr_mimebundle_(**options)
+        bundle = dict(shown[0] if isinstance(shown, tuple) else shown)
+        return {**bundle, "image/png": base64.b64encode(png(self.figure)).decode()}
+
+
+def without_views(outputs: list[Any]) -> None:
+    """Leave the picture alone where a stored output holds both: a widget's view means nothing without its kernel."""
+    for output in outputs:
+        data = output.get("data", {})
+        if VIEW in data and "image/png" in data:
+            del data[VIEW]
+
+
+def png(figure: Figure) -> bytes:
+    target = BytesIO()
+    figure.savefig(target, format="png", dpi=100)
+    return target.getvalue()
+
+
+def redrawn(draw: Callable[[], Figure], controls: Sequence[ipywidgets.Widget]) -> ipywidgets.Output:
+    """A place for a picture that is drawn anew whenever the value of a control changes."""
+    place = ipywidgets.Output()
+
+    def show(_: object = None) -> None:
+        figure = draw()
+        with place:
+            place.clear_output(wait=True)
+            display(figure)
+
+    for control in controls:
+        control.observe(show, "value")
+    show()
+    return place
+
+
+def picture(pixels: np.ndarray, alt: str, width: int = 72) -> str:
+    """A cover as HTML, its title for whoever cannot see it.
+
+    >>> picture(np.zeros((2, 2, 3), dtype=np.uint8), "<b>")[:10], 'alt="&lt;b&gt;"' in picture(
+    ...     np.zeros((2, 2, 3), dtype=np.uint8), "<b>")
+    ('<img src="', True)
+    """
+    target = BytesIO()
+    Image.fromarray(pixels).save(target, format="PNG")
+    data = base64.b64encode(target.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
