@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fedlab_mm.attacks import Ledger, Scene
-from fedlab_mm.errors import DivergedError, FedlabError
+from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.methods import Method
 from fedlab_mm.records import Dataset, Model, Recipe, RoundRecord, Run
@@ -353,6 +353,7 @@ def tune(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
     seeds: Sequence[int] | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Recipe:
     """The recipe with those of the grid's settings that validate best: every combination, judged by validation NDCG@k
     at its best round. Test targets are not looked at.
@@ -363,6 +364,7 @@ def tune(
             an interrupted search goes on where it stopped and a grid may grow; `best/` is the run of the returned
             recipe with the first seed, saved, with the table.
         seeds: train each setting with each of these and judge it by the mean; the recipe's own seed if left out.
+        cache: a folder that keeps every run that was trained, as `train` does.
 
     Returns:
         The best recipe, with its own seed. The first of equals; settings that diverge with any seed are out.
@@ -384,7 +386,7 @@ def tune(
     bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
     for key, candidate in zip(keys, bar, strict=True):
         if key not in known:
-            row, run = _judge(candidate, tried, data)
+            row, run = _judge(candidate, tried, data, cache)
             if place is not None:
                 if run is not None and row["valid"] > best:
                     run.save(place / "best")
@@ -393,7 +395,7 @@ def tune(
         best = max(best, known[key]["valid"])  # NaN, of a setting that diverged, is never the greater
         bar.set_postfix({f"valid ndcg@{recipe.k}": f"{best:.4f}"}, refresh=False)
     if best < 0:
-        raise FedlabError("every setting of the grid diverged: try lower learning rates")
+        raise AllDivergedError("every setting of the grid diverged: try lower learning rates")
     winner = next(r for key, r in zip(keys, recipes, strict=True) if known[key]["valid"] == best)
     if place is not None:
         kept = place / "best" / "recipe.json"
@@ -419,11 +421,13 @@ def _settings(grids: Sequence[Mapping[str, Sequence[Any]]]) -> list[dict[str, An
     return settings
 
 
-def _judge(candidate: Recipe, seeds: Sequence[int], data: Dataset) -> tuple[dict[str, Any], Run | None]:
+def _judge(
+    candidate: Recipe, seeds: Sequence[int], data: Dataset, cache: str | os.PathLike[str] | None
+) -> tuple[dict[str, Any], Run | None]:
     """A row of a search, and the run of the first seed; none where a seed diverged."""
     start, run = time.perf_counter(), None
     try:
-        runs = [train(candidate.but(seed=seed), data, progress=False) for seed in seeds]
+        runs = [train(candidate.but(seed=seed), data, progress=False, cache=cache) for seed in seeds]
         run = runs[0]
         row = {
             "valid": float(np.mean([r.best_valid for r in runs])),
@@ -510,7 +514,7 @@ def attack(
 
         def watch(world: Dataset, seed: int) -> Ledger:
             engine = Loop(recipe.but(engine="loop", seed=seed), world)
-            ledger = Ledger(world.n_users, world.n_items, secure)
+            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise)
             engine.observer = ledger.take
             for _ in range(rounds):
                 record = engine.step()

@@ -7,6 +7,10 @@ class FedlabError(ValueError):
     """A wrong name, file, row or argument. Its message is meant to be shown as it is."""
 
 
+class AllDivergedError(FedlabError):
+    """A search in which no setting stayed within the finite numbers."""
+
+
 class DivergedError(FedlabError):
     """Training left the finite numbers; `round` and `client` say where, `run` keeps the last good state.
 

@@ -40,6 +40,12 @@ def test_much_noise_and_all_rows_leave_next_to_nothing(data):
     assert rows_still_tell.loc["uploads", "auc"] > 0.9
 
 
+@pytest.mark.parametrize("changes", [{"rows": "all"}, {"backbone": "pfedrec"}, {"rows": "flipped", "row_epsilon": 1.0}])
+def test_noise_too_small_to_hide_a_change_hides_nothing(data, changes):
+    told = fl.attack("items", recipe(noise=1e-10, **changes), data, rounds=3, progress=False)
+    assert told.loc["uploads", "auc"] > 0.97  # a lie about a row hides it for a round
+
+
 def test_secure_aggregation_hides_a_client_in_the_sum(data):
     hidden = fl.attack("items", recipe(), data, rounds=3, secure=True, progress=False)
     assert list(hidden.index) == ["uploads", "popularity alone"]
