@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import chi2, norm, rankdata
+from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
@@ -36,8 +36,7 @@ class Ledger:
         n_users, n_items: of the federation; secure: does it see sums only?
         noise: variance of what a client adds to each number: the server knows the recipe, if not the draws.
         seen_U: in how many rounds each client took part.
-        touched_UI: in how many rounds a client sent an item's row, and once more for each in which the row said more
-            than noise does.
+        touched_UI: in how many rounds a client sent a row of an item that was not zero.
         along_UI: how far a client's rows lay on the side of its own items, summed over rounds, in units of their root
             mean square.
         norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
@@ -66,9 +65,8 @@ class Ledger:
         self.seen_U[upload.client] += 1
         if not len(rows):
             return
-        moved_N = moved(change, self.noise)
-        self.touched_UI[upload.client, rows] += (change != 0).any(axis=1).astype(float) + moved_N
-        self.along_UI[upload.client, rows] += side_of_own_items(change, moved_N)
+        self.touched_UI[upload.client, rows[(change != 0).any(axis=1)]] += 1
+        self.along_UI[upload.client, rows] += side_of_own_items(change, self.noise)
 
     def close_round(self, clients: np.ndarray, mixed: Mapping[str, Tensor]) -> None:
         """The round's sum, which the server sees in any case."""
@@ -125,24 +123,10 @@ def row_changes(upload: Upload, sent: Mapping[str, Tensor]) -> tuple[np.ndarray,
     return rows.cpu().numpy(), torch.cat(columns, dim=1).double().cpu().numpy()
 
 
-def moved(change_NW: np.ndarray, noise: float) -> np.ndarray:
-    """Which rows say more than noise of that variance does, bool [N]: longer than all but one in a thousand of rows of
-    noise alone.
-
-    >>> moved(np.array([[0.0, 0.0], [0.01, 0.0], [9.0, 0.0]]), noise=1.0), moved(np.array([[0.0], [1e-9]]), noise=0)
-    (array([False, False,  True]), array([False,  True]))
-    """
-    squares_N = (change_NW**2).sum(axis=1)
-    return squares_N > (noise * chi2.isf(1e-3, df=change_NW.shape[1]) if noise else 0)
-
-
-def side_of_own_items(change_NW: np.ndarray, counted_N: np.ndarray | None = None) -> np.ndarray:
+def side_of_own_items(change_NW: np.ndarray, noise: float = 0.0) -> np.ndarray:
     """Each row's place along the line on which a client's rows lie, own items on the positive side, in units of their
-    root mean square: [N]. Own items are the fewer, for four negatives are drawn for each.
-
-    Args:
-        counted_N: which rows' sides are counted for that, and which the line is laid through; all, if left out or fewer
-            than two.
+    root mean square: [N]. Own items are the fewer, for four negatives are drawn for each; rows whose place says no more
+    than noise of that variance does are not asked.
 
     The places are multiplied by the share of the rows' squares that lies along the line: one where there is nothing
     else, next to nothing where noise has drowned it.
@@ -154,17 +138,26 @@ def side_of_own_items(change_NW: np.ndarray, counted_N: np.ndarray | None = None
     squares_N = (change_NW**2).sum(axis=1)
     if not squares_N.any():
         return np.zeros(len(change_NW))
-    counted_N = squares_N > 0 if counted_N is None or counted_N.sum() < 2 else counted_N
-    laid_NW = change_NW[counted_N]
     line_W = change_NW[squares_N.argmax()]
     for _ in range(30):  # power iteration
-        line_W = laid_NW.T @ (laid_NW @ (line_W / np.linalg.norm(line_W)))
+        line_W = change_NW.T @ (change_NW @ (line_W / np.linalg.norm(line_W)))
     place_N = change_NW @ (line_W / np.linalg.norm(line_W))
-    n_above, n_below = (place_N[counted_N] > 0).sum(), (place_N[counted_N] < 0).sum()
-    if n_above > n_below or (n_above == n_below and place_N[counted_N].sum() < 0):
+    asked_N = moved(place_N, noise)
+    asked = place_N[asked_N] if asked_N.sum() > 1 else place_N
+    n_above, n_below = (asked > 0).sum(), (asked < 0).sum()
+    if n_above > n_below or (n_above == n_below and asked.sum() < 0):
         place_N = -place_N
-    along = (place_N[counted_N] ** 2).sum()
-    return place_N / np.sqrt(along / counted_N.sum()) * along / squares_N[counted_N].sum()
+    along = (place_N**2).sum()
+    return place_N / np.sqrt(along / (squares_N > 0).sum()) * along / squares_N.sum()
+
+
+def moved(place_N: np.ndarray, noise: float) -> np.ndarray:
+    """Which rows lie further out on the line than three deviations of the noise, bool [N].
+
+    >>> moved(np.array([0.0, -2.9, 3.1]), noise=1.0).tolist()
+    [False, False, True]
+    """
+    return np.abs(place_N) > 3 * np.sqrt(noise)
 
 
 def report(scores_UI: np.ndarray, own_UI: np.ndarray, asked_UI: np.ndarray | None = None, seed: int = 0) -> pd.Series:
