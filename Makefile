@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test notebooks lab bench lint clean
+.PHONY: demo test notebooks lab bench figures lint clean test-browser
 
 demo: $(READY)
 	$(BIN)/fedlab-mm execute notebooks/00_quickstart.ipynb --out out/demo
@@ -11,6 +11,13 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+# Notebooks in a real JupyterLab, their widgets moved by keyboard; leaves pictures in out/browser/.
+test-browser: $(READY)
+	@for c in chromium chromium-browser google-chrome; do command -v $$c > /dev/null && exit 0; done; \
+		echo "no Chromium found: apt install chromium (Debian, Ubuntu) or brew install chromium (macOS)"; exit 1
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,6 +39,10 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	@touch $@
+
+# Measures every figure and table whose data are there (hours, for KU's); DRAW=1 only draws them from their CSVs.
+figures: $(READY)
+	$(BIN)/fedlab-mm figures $(FIGURES) $(if $(ROOT),--root $(ROOT)) $(if $(DRAW),--draw)
 
 clean:
 	rm -rf .venv out runs

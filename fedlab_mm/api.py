@@ -514,7 +514,7 @@ def attack(
 
         def watch(world: Dataset, seed: int) -> Ledger:
             engine = Loop(recipe.but(engine="loop", seed=seed), world)
-            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise)
+            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise, hidden=recipe.rows != "touched")
             engine.observer = ledger.take
             for _ in range(rounds):
                 record = engine.step()

@@ -34,7 +34,8 @@ class Ledger:
 
     Attributes:
         n_users, n_items: of the federation; secure: does it see sums only?
-        noise: variance of what a client adds to each number: the server knows the recipe, if not the draws.
+        noise, hidden: the server knows the recipe: the variance of what a client adds to each number, and whether it
+            sends rows that it did not touch.
         seen_U: in how many rounds each client took part.
         touched_UI: in how many rounds a client sent a row of an item that was not zero.
         along_UI: how far a client's rows lay on the side of its own items, summed over rounds, in units of their root
@@ -46,6 +47,7 @@ class Ledger:
     n_items: int
     secure: bool = False
     noise: float = 0.0
+    hidden: bool = False
     seen_U: np.ndarray = field(init=False)
     touched_UI: np.ndarray = field(init=False)
     along_UI: np.ndarray = field(init=False)
@@ -66,7 +68,9 @@ class Ledger:
         if not len(rows):
             return
         self.touched_UI[upload.client, rows[(change != 0).any(axis=1)]] += 1
-        self.along_UI[upload.client, rows] += side_of_own_items(change, self.noise)
+        # Where rows come that the client did not touch, noise alone must not vote on which side own items lie.
+        untouched_too = self.hidden or len(rows) == self.n_items
+        self.along_UI[upload.client, rows] += side_of_own_items(change, self.noise if untouched_too else 0.0)
 
     def close_round(self, clients: np.ndarray, mixed: Mapping[str, Tensor]) -> None:
         """The round's sum, which the server sees in any case."""

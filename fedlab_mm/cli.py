@@ -1,4 +1,4 @@
-"""The command `fedlab-mm`: train, compare, tune, data (describe, prepare, encode, fetch), execute."""
+"""The command `fedlab-mm`: train, compare, tune, data (describe, prepare, encode, fetch), execute, figures."""
 
 import argparse
 import base64
@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
-from fedlab_mm import api
+from fedlab_mm import api, figures
 from fedlab_mm.audit import audit
 from fedlab_mm.data import Preparation
 from fedlab_mm.data.fetch import fetch_pictures
@@ -267,6 +267,31 @@ def _execute(options: argparse.Namespace) -> int:
     return 0
 
 
+def _figures(options: argparse.Namespace) -> int:
+    """Make figures, draw them anew, or say which are stale."""
+    chosen = options.names or names("figure")
+    folder = Path(options.out)
+    for name in chosen:
+        lookup("figure", name)  # an unknown name is told before the first is made
+    if options.check:
+        states = {name: figures.state(name, folder) for name in chosen}
+        print(pd.Series(states, name="state").rename_axis("figure").to_string())
+        return 0 if set(states.values()) == {"fresh"} else 1
+    for name in chosen:
+        if options.draw:
+            paths = figures.draw(name, folder)
+        else:
+            try:
+                paths = figures.make(name, folder, options.root, options.cache)
+            except FedlabError as error:
+                if options.names:
+                    raise
+                print(f"{name}: left out: {error}", file=sys.stderr)
+                continue
+        print(f"{name}: {', '.join(str(path) for path in paths)}")
+    return 0
+
+
 def _tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
@@ -332,6 +357,16 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("notebook")
     execute.add_argument("--out", default="out", help="folder for the executed notebook and its pictures")
     execute.set_defaults(run=_execute)
+
+    figure = commands.add_parser("figures", help="make the papers' figures and tables again, as PNG, PDF, CSV and JSON")
+    figure.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(names('figure'))}")
+    figure.add_argument("--root", help="the folder that holds the datasets")
+    figure.add_argument("--out", default="figures", help="folder of the figures (figures)")
+    figure.add_argument("--cache", help="keep runs here, so that an interrupted figure goes on")
+    how = figure.add_mutually_exclusive_group()
+    how.add_argument("--draw", action="store_true", help="draw them anew from their tables, measuring nothing")
+    how.add_argument("--check", action="store_true", help="say which are fresh; exit 1 if any is not")
+    figure.set_defaults(run=_figures)
     return parser
 
 

@@ -1,9 +1,10 @@
-"""One environment, three files: pyproject.toml, constraints.txt and environment.yml say the same."""
+"""One environment, four files (pyproject.toml, constraints.txt, environment.yml, binder/), one licence, one version."""
 
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -24,7 +25,8 @@ def test_every_constraint_is_an_exact_version():
 
 
 def test_every_dependency_is_pinned_to_a_version_that_it_allows():
-    for requirement in WANTED:
+    browser = [Requirement(r) for r in PROJECT["optional-dependencies"]["browser"]]
+    for requirement in WANTED + browser:
         pin = PINS[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), requirement
 
@@ -37,12 +39,49 @@ def test_what_is_installed_is_what_is_pinned():
         assert version(requirement.name).split("+")[0] == pin, requirement
 
 
-def test_conda_and_binder_install_the_same():
+def pip_of(environment: dict) -> list[str]:
+    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    return pip
+
+
+def test_conda_installs_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == PROJECT["name"]
     conda = [d for d in environment["dependencies"] if isinstance(d, str)]
     assert conda == ["python=3.11", "pip"]
     assert PROJECT["requires-python"] == ">=3.11"
-    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
-    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert pip_of(environment) == ["-c constraints.txt", "-e .[dev]"]
     assert '-c constraints.txt -e ".[dev]"' in (ROOT / "Makefile").read_text()
+
+
+def test_binder_installs_the_same_with_the_small_torch():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    index, *pip = pip_of(binder)
+    assert index.startswith("--extra-index-url ") and index.split()[1] in (ROOT / "README.md").read_text()
+    assert pip == ["-c ../constraints.txt", "-e ..[dev]"]  # pip runs in binder/, by conda's rules and by mamba's
+    binder["dependencies"][-1]["pip"] = pip_of(environment)
+    assert binder == environment
+
+
+def test_repo2docker_copies_the_repository_before_it_installs(monkeypatch):
+    """An environment that needs no file of the repository is installed before the rest is copied; ours needs some."""
+    buildpacks = pytest.importorskip("repo2docker.buildpacks", reason="jupyter-repo2docker is not installed")
+    monkeypatch.chdir(ROOT)
+    names = (
+        "DockerBuildPack JuliaProjectTomlBuildPack JuliaRequireBuildPack NixBuildPack RBuildPack CondaBuildPack".split()
+    )
+    (chosen, *_) = [pack for pack in (getattr(buildpacks, name)("ubuntu:22.04") for name in names) if pack.detect()]
+    assert type(chosen).__name__ == "CondaBuildPack"
+    assert chosen.environment_yaml_path == "binder/environment.yml" and chosen.python_version == "3.11"
+    assert "environment.yml" not in "".join(chosen.get_preassemble_script_files())
+    assert any('--file "binder/environment.yml"' in script for _, script in chosen.get_assemble_scripts())
+
+
+def test_the_licence_and_the_version_are_told_alike():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    licence = (ROOT / "LICENSE").read_text()
+    assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"] and "END OF TERMS AND CONDITIONS" in licence
+    assert all((ROOT / name).is_file() for name in PROJECT["license-files"])

@@ -1,7 +1,18 @@
 """Pictures of what the other modules compute. Each function returns a matplotlib figure, closed for pyplot: a notebook
 shows it once, as the value of its cell, and a script calls `figure.savefig`."""
 
+from fedlab_mm.plotting.ablation import plot_sampling, plot_variants
 from fedlab_mm.plotting.data import plot_long_tail, plot_matrix, plot_rules, plot_similarities, plot_timeline
 from fedlab_mm.plotting.items import draw_cover, plot_items, plot_recommendations, plot_titles
-from fedlab_mm.plotting.privacy import plot_line, plot_privacy
-from fedlab_mm.plotting.runs import plot_learning_curves, plot_router_groups, plot_router_rounds
+from fedlab_mm.plotting.privacy import plot_defences, plot_line, plot_noise, plot_privacy, plot_tradeoffs
+from fedlab_mm.plotting.reported import plot_counts
+from fedlab_mm.plotting.runs import plot_comparison, plot_learning_curves, plot_router_groups, plot_router_rounds
+from fedlab_mm.plotting.users import (
+    plot_activity,
+    plot_figures,
+    plot_groups,
+    plot_heterogeneity,
+    plot_numbers,
+    plot_power,
+    plot_preferences,
+)

@@ -95,3 +95,27 @@ def plot_router_groups(weights: pd.DataFrame, groups: pd.Series) -> Figure:
 
 def _curve(run: Run, split: str, metric: str) -> pd.DataFrame:
     return run.history[(run.history["split"] == split) & (run.history["metric"] == metric)]
+
+
+def plot_comparison(table: pd.DataFrame, metric: str | None = None) -> Figure:
+    """A comparison as `compare` returns it: a row for each recipe, its mean over seeds with a bar of one standard
+    deviation to either side; baselines, which have no seeds, as level lines.
+
+    Args:
+        metric: a column of the table; NDCG@k if left out.
+    """
+    metric = metric or next(name for name in table.columns.get_level_values(0) if str(name).startswith("ndcg@"))
+    mean, sd = table[metric, "mean"], table[metric, "sd"]
+    is_line = sd.isna() & ~mean.index.str.contains(" + ", regex=False)
+    rows = list(table.index[~is_line])
+    figure, axis = plt.subplots(figsize=(6.8, 0.4 * len(rows) + 1.2), layout="constrained")
+    for dash, name in zip((":", "--", "-."), table.index[is_line], strict=False):
+        axis.axvline(mean[name], color="0.45", linestyle=dash, linewidth=1, label=name)
+    axis.errorbar(mean[rows], range(len(rows)), xerr=sd[rows].fillna(0), fmt="o", color=PALETTE[0], capsize=3)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel(f"test {metric.upper()}, mean and standard deviation over seeds")
+    bare(axis)
+    if is_line.any():
+        figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=int(is_line.sum()))
+    return closed(figure)

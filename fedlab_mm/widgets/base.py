@@ -8,7 +8,6 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
-from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -46,20 +45,34 @@ def png(figure: Figure) -> bytes:
     return target.getvalue()
 
 
-def redrawn(draw: Callable[[], Figure], controls: Sequence[ipywidgets.Widget]) -> ipywidgets.Output:
+def redrawn(draw: Callable[[], Figure], controls: Sequence[ipywidgets.Widget]) -> ipywidgets.HTML:
     """A place for a picture that is drawn anew whenever the value of a control changes."""
-    place = ipywidgets.Output()
+    place = ipywidgets.HTML()
 
     def show(_: object = None) -> None:
         figure = draw()
-        with place:
-            place.clear_output(wait=True)
-            display(figure)
+        chosen = [f"{control.description} {getattr(control, 'label', control.value)}" for control in controls]
+        place.value = _image(png(figure), "; ".join([described(figure), *chosen]), int(100 * figure.get_figwidth()))
 
     for control in controls:
         control.observe(show, "value")
     show()
     return place
+
+
+def described(figure: Figure) -> str:
+    """What a picture shows, for whoever cannot see it: the titles and axes of its panels.
+
+    >>> figure = Figure()
+    >>> _ = figure.add_subplot(title="KU", xlabel="round", ylabel="loss")
+    >>> described(figure)
+    'KU: loss against round'
+    """
+    told = []
+    for axis in figure.axes:
+        axes = " against ".join(name for name in (axis.get_ylabel(), axis.get_xlabel()) if name)
+        told.append(": ".join(part for part in (axis.get_title(), axes) if part))
+    return "; ".join(dict.fromkeys(part for part in told if part))
 
 
 def picture(pixels: np.ndarray, alt: str, width: int = 72) -> str:
@@ -71,5 +84,10 @@ def picture(pixels: np.ndarray, alt: str, width: int = 72) -> str:
     """
     target = BytesIO()
     Image.fromarray(pixels).save(target, format="PNG")
-    data = base64.b64encode(target.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}">'
+    return _image(target.getvalue(), alt, width)
+
+
+def _image(content: bytes, alt: str, width: int) -> str:
+    data = base64.b64encode(content).decode()
+    about = f'alt="{html.escape(alt)}" width="{width}" style="max-width:100%"'
+    return f'<img src="data:image/png;base64,{data}" {about}>'

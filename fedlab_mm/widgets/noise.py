@@ -23,9 +23,17 @@ def noise_slider(table: pd.DataFrame) -> Live:
         raise FedlabError(f"the table of a noise sweep needs a column {missing[0]}")
     variances = sorted(table["noise"].unique())
     noise = ipywidgets.SelectionSlider(
-        options=[(f"{v:g}", v) for v in variances], description="variance", continuous_update=False
+        options=[(f"{v:g}", v) for v in variances],
+        description="variance",
+        tooltip="of the noise that each client adds",
+        continuous_update=False,
     )
-    rows = ipywidgets.ToggleButtons(options=list(dict.fromkeys(table["rows"])), description="rows")
+    rows = ipywidgets.RadioButtons(  # JupyterLab takes the keys of a Dropdown for its own
+        options=list(dict.fromkeys(table["rows"])),
+        description="rows",
+        tooltip="which rows are sent",
+        orientation="horizontal",
+    )
     told = ipywidgets.HTML()
 
     def chosen() -> int | None:
@@ -35,16 +43,16 @@ def noise_slider(table: pd.DataFrame) -> Live:
     def tell(_: object = None) -> None:
         at = chosen()
         if at is None:
-            told.value = "not measured"
+            told.value = '<div role="status">not measured</div>'
             return
         row = table.iloc[at]
         told.value = (
-            f"NDCG@50 <b>{row['ndcg']:.3f}</b> &nbsp; item inference, AUC <b>{row['auc']:.2f}</b> &nbsp; "
-            f"proven ε <b>{row['epsilon']:g}</b>"
+            f'<div role="status">NDCG@50 <b>{row["ndcg"]:.3f}</b> &nbsp; item inference, AUC <b>{row["auc"]:.2f}</b> '
+            f"&nbsp; proven ε <b>{row['epsilon']:g}</b></div>"
         )
 
     for control in (noise, rows):
         control.observe(tell, "value")
     tell()
     picture = redrawn(lambda: plotting.plot_privacy(table, chosen()), (noise, rows))
-    return Live(ipywidgets.VBox([noise, rows, told, picture]), plotting.plot_privacy(table, 0))
+    return Live(ipywidgets.VBox([ipywidgets.HBox([noise, rows]), told, picture]), plotting.plot_privacy(table, 0))

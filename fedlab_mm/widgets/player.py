@@ -25,8 +25,19 @@ def player(frames: Mapping[int, Frame], draw: Callable[[int, Frame], Figure], mi
     if not frames:
         raise FedlabError("frames is empty: note down at least one round")
     rounds = sorted(frames)
-    slider = ipywidgets.SelectionSlider(options=rounds, description="round", continuous_update=False)
-    play = ipywidgets.Play(min=0, max=len(rounds) - 1, interval=milliseconds, description="play the rounds")
-    ipywidgets.link((play, "value"), (slider, "index"))
+    slider = ipywidgets.SelectionSlider(
+        options=rounds, description="round", tooltip="the round that is shown", continuous_update=False
+    )
+    clock = ipywidgets.Play(min=0, max=len(rounds) - 1, interval=milliseconds)
+    clock.layout.display = "none"  # its buttons are icons without a name
+    button = ipywidgets.ToggleButton(description="play", icon="play", tooltip="play the rounds, or stop")
+    ipywidgets.jslink((button, "value"), (clock, "playing"))
+    ipywidgets.link((clock, "value"), (slider, "index"))
+
+    def name(_: object) -> None:
+        button.description = button.icon = "pause" if button.value else "play"
+
+    button.observe(name, "value")
     place = redrawn(lambda: draw(slider.value, frames[slider.value]), (slider,))
-    return Live(ipywidgets.VBox([ipywidgets.HBox([play, slider]), place]), draw(rounds[-1], frames[rounds[-1]]))
+    box = ipywidgets.VBox([ipywidgets.HBox([button, slider, clock]), place])
+    return Live(box, draw(rounds[-1], frames[rounds[-1]]))

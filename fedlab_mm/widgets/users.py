@@ -36,6 +36,7 @@ def explore_user(runs: Run | Mapping[str, Run], user: int = 0) -> Live:
     if not 0 <= user < data.n_users:
         raise FedlabError(f"user={user}: {data.name} has users 0 to {data.n_users - 1}")
     choice = ipywidgets.BoundedIntText(value=user, min=0, max=data.n_users - 1, description="user")
+    choice.tooltip = f"from 0 to {data.n_users - 1}"
     surprise = ipywidgets.Button(description="another one", tooltip="a user drawn at random")
     told = ipywidgets.HTML()
     rng = np.random.default_rng(user)
@@ -72,7 +73,8 @@ def _page(named: Mapping[str, Run], user: int) -> str:
     for other, run in others:
         chosen = _best(run, user)
         new = [item for item in chosen if item not in known]
-        title = f"{other}: {len(new)} of {len(chosen)} are others{_place(run, user, target)}"
+        underlined = " (underlined)" if new else ""
+        title = f"{other}: {len(new)} of {len(chosen)} are others{underlined}{_place(run, user, target)}"
         rows.append(_row(data, title, chosen, marked=new))
     if target >= 0:
         rows.append(_row(data, "held out", [target]))
@@ -104,17 +106,17 @@ def _row(data: Dataset, title: str, items: Sequence[int], marked: Sequence[int] 
         cover = "" if data.covers is None else picture(data.covers[item], name) + "<br>"
         mark = "border-bottom:3px solid #0173b2" if item in marked else ""
         cells.append(
-            f'<div style="width:84px;margin:2px;font-size:10px;line-height:1.2;{mark}">{cover}{html.escape(name)}</div>'
+            f'<div style="width:84px;margin:2px;font-size:11px;line-height:1.2;{mark}">{cover}{html.escape(name)}</div>'
         )
-    return f'<p style="margin:6px 0 0"><b>{html.escape(title)}</b></p><div style="display:flex">{"".join(cells)}</div>'
+    head = f'<p style="margin:6px 0 0"><b>{html.escape(title)}</b></p>'
+    return f'{head}<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>'
 
 
 def _weights(run: Run, user: int) -> str:
     if run.model.router_weights() is None:
         return ""
-    bars = [
-        f'<tr><td>{html.escape(str(view))}</td><td><div style="background:#0173b2;height:10px;width:{200 * w:.0f}px"></div>'
-        f"</td><td>{w:.2f}</td></tr>"
-        for view, w in run.router_weights().loc[user].items()
-    ]
+    bars = []
+    for view, w in run.router_weights().loc[user].items():
+        bar = f'<div style="background:#0173b2;height:10px;width:{200 * w:.0f}px"></div>'
+        bars.append(f"<tr><td>{html.escape(str(view))}</td><td>{bar}</td><td>{w:.2f}</td></tr>")
     return f"<p style='margin:6px 0 0'><b>its router</b></p><table>{''.join(bars)}</table>"

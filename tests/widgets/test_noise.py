@@ -18,10 +18,11 @@ SWEEP = pd.DataFrame(
 
 
 def test_the_noise_slider_tells_what_was_measured_there():
-    slider, rows, told, _ = noise_slider(SWEEP).box.children
+    controls, told, picture = noise_slider(SWEEP).box.children
+    slider, rows = controls.children
     assert "0.200" in told.value and "1.00" in told.value and "inf" in told.value
     slider.value = 1.0
-    assert "0.100" in told.value and "0.90" in told.value
+    assert "0.100" in told.value and "0.90" in told.value and "; variance 1; rows touched" in picture.value
     rows.value = "all"
     assert "0.050" in told.value and "0.50" in told.value
 

@@ -68,12 +68,15 @@ def test_the_player_draws_the_round_that_is_chosen(runs):
         return plotting.plot_line(np.array([-1.0, 1.0]), np.array([False, True]))
 
     live = player({1: "a", 5: "b", 20: "c"}, draw)
-    play, slider = live.box.children[0].children
+    (button, slider, clock), place = live.box.children[0].children, live.box.children[1]
     assert drawn == [(1, "a"), (20, "c")]  # the widget begins at the first, its picture shows the last
-    play.value = 1
-    assert slider.value == 5 and drawn[-1] == (5, "b")
+    assert "round 1" in place.value
+    clock.value = 1
+    assert slider.value == 5 and drawn[-1] == (5, "b") and "round 5" in place.value
     slider.value = 20
-    assert play.value == 2 and drawn[-1] == (20, "c")
+    assert clock.value == 2 and drawn[-1] == (20, "c")
+    button.value = True
+    assert button.description == "pause"
     with pytest.raises(fl.FedlabError, match="frames is empty"):
         player({}, draw)
 

@@ -1,0 +1,218 @@
+"""A figure as a thing that can be made again: what it measures, how it is drawn, and what it was made from.
+
+Each leaves four files: the table that was measured (CSV), the picture (PNG and PDF), and what it was made from (JSON:
+all recipes, seeds and grids; the data's hash; versions). Whether a figure still is what the code would make can be told
+from these without measuring anything: the recipes in the JSON are compared with those in the code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from fedlab_mm.api import load, train, tune
+from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
+from fedlab_mm.records import Dataset, Recipe, Run, versions
+from fedlab_mm.registry import lookup
+
+BACKBONES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
+METRICS = ("hr@50", "ndcg@50", "hr@50/warm", "ndcg@50/warm")
+GRID: tuple[Mapping[str, Any], ...] = (
+    {"optimizer": ["adam"], "lr": [0.003, 0.01, 0.03]},
+    {"optimizer": ["sgd"], "lr": [None]},
+)
+
+
+class Exhibit:
+    """A figure or table. A subclass registers as "figure".
+
+    Class attributes:
+        source: what of which paper it stands beside; caption: what it shows, and what is ours in it.
+        dataset: what it is measured on; None where nothing is.
+        seeds: of every cell.
+    """
+
+    source: ClassVar[str]
+    caption: ClassVar[str]
+    dataset: ClassVar[str | None] = "ku"
+    seeds: ClassVar[tuple[int, ...]] = (0, 1, 2)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the table, given the data, as JSON can hold it."""
+        raise NotImplementedError
+
+    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+        """The table.
+
+        Args:
+            cache: a folder that keeps runs, so that an interrupted figure goes on, and figures share what they share.
+        """
+        raise NotImplementedError
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        raise NotImplementedError
+
+
+class Cells(Exhibit):
+    """A figure of cells: each is tuned on validation with the same settings, and trained with each seed."""
+
+    keys: ClassVar[tuple[str, ...]] = ("backbone", "variant")
+
+    def cells(self) -> Iterator[tuple[tuple[Any, ...], Recipe]]:
+        """(values of `keys`, recipe) of each."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        recipes = {" | ".join(map(str, key)): recipe for key, recipe in self.cells()}
+        return {**as_settings(recipes), "grid": list(GRID), "seeds": list(self.seeds)}
+
+    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+        rows = []
+        for key, recipe in tqdm(list(self.cells()), desc=type(self).__name__, unit="cell"):
+            best = tuned(recipe, GRID, data, cache)
+            rows += [dict(zip(self.keys, key, strict=True)) | row for row in measured(best, data, self.seeds, cache)]
+        return pd.DataFrame(rows)
+
+
+def tuned(recipe: Recipe, grid: Sequence[Mapping[str, Any]], data: Dataset, cache: str | None) -> Recipe | None:
+    """The setting that validates best; None where all diverge."""
+    try:
+        return tune(recipe, grid, data, progress=False, cache=cache)
+    except AllDivergedError:
+        return None
+
+
+def as_settings(recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """Recipes as JSON holds them: the defaults once, and what each has of its own."""
+    defaults = dataclasses.asdict(Recipe())
+    own = {
+        name: {field: value for field, value in dataclasses.asdict(recipe).items() if value != defaults[field]}
+        for name, recipe in recipes.items()
+    }
+    return {"defaults": defaults, "recipes": own}
+
+
+def measured(
+    recipe: Recipe | None, data: Dataset, seeds: tuple[int, ...], cache: str | None
+) -> Iterator[dict[str, Any]]:
+    """A row for each seed: what was tuned, the best round, the test metrics; missing where it diverged."""
+    for seed in seeds:
+        row: dict[str, Any] = {"optimizer": "diverged", "lr": None, "seed": seed, "round": 0}
+        row |= dict.fromkeys(METRICS, math.nan)
+        if recipe is not None:
+            row |= {"optimizer": recipe.optimizer, "lr": recipe.lr}
+            try:
+                run: Run = train(recipe.but(seed=seed), data, progress=False, cache=cache)
+                row |= {"round": run.best_round, **{m: run.test.get(m, math.nan) for m in METRICS}}
+            except DivergedError:
+                pass
+        yield row
+
+
+def make(name: str, folder: Path, root: str | None = None, cache: str | None = None, data: Any = None) -> list[Path]:
+    """Measure a figure, draw it, and write its files.
+
+    Args:
+        name: a registered figure; folder: where to; root: the folder that holds the datasets.
+        data: the dataset, loaded by the figure's name for it if left out.
+
+    Raises:
+        FedlabError: an unknown figure, data that are not there.
+    """
+    exhibit: Exhibit = lookup("figure", name)()
+    if data is None and exhibit.dataset is not None:
+        data = load(exhibit.dataset, root)
+    start = time.perf_counter()
+    table = exhibit.measure(data, cache)
+    return write(name, table, data, time.perf_counter() - start, folder)
+
+
+def write(name: str, table: pd.DataFrame, data: Any, seconds: float, folder: Path) -> list[Path]:
+    """The four files of a figure, from a table measured by its code as it stands."""
+    exhibit: Exhibit = lookup("figure", name)()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = table.to_csv(index=False, float_format="%.6g")
+    about = {
+        "figure": name,
+        "source": exhibit.source,
+        "caption": exhibit.caption,
+        "settings": exhibit.settings(),
+        "data": None if data is None else {"name": data.name, "sha256": data.fingerprint},
+        "csv": hashlib.sha256(text.encode()).hexdigest(),
+        "seconds": round(seconds),
+        "versions": versions(),
+    }
+    _put(folder / f"{name}.csv", text.encode())
+    _put(folder / f"{name}.json", (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
+    return [folder / f"{name}.csv", folder / f"{name}.json", *draw(name, folder)]
+
+
+def drawn(name: str, folder: str | os.PathLike[str]) -> Figure:
+    """A figure drawn from its table, for a notebook to show."""
+    exhibit: Exhibit = lookup("figure", name)()
+    return exhibit.draw(table_of(name, folder))
+
+
+def draw(name: str, folder: Path) -> list[Path]:
+    """Draw a figure anew from its table, measuring nothing, and write its pictures.
+
+    Raises:
+        FedlabError: there is no table.
+    """
+    figure = drawn(name, folder)
+    paths = []
+    for kind, options in (("png", {"dpi": 150}), ("pdf", {"metadata": {"CreationDate": None}})):
+        path = folder / f"{name}.{kind}"
+        handle, partial = tempfile.mkstemp(dir=folder, suffix=f".{kind}")
+        os.close(handle)
+        figure.savefig(partial, format=kind, **options)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+        paths.append(path)
+    return paths
+
+
+def table_of(name: str, folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """A figure's table, as it was measured.
+
+    Raises:
+        FedlabError: there is none.
+    """
+    path = Path(folder) / f"{name}.csv"
+    if not path.is_file():
+        raise FedlabError(f"{path} is not there: measure it with `fedlab-mm figures {name}`")
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def state(name: str, folder: Path) -> str:
+    """ "fresh", or what is wrong with a figure's files, in a few words."""
+    exhibit: Exhibit = lookup("figure", name)()
+    absent = [kind for kind in ("csv", "json", "png", "pdf") if not (folder / f"{name}.{kind}").is_file()]
+    if absent:
+        return f"missing: {', '.join(absent)}"
+    about = json.loads((folder / f"{name}.json").read_text())
+    if about["settings"] != json.loads(json.dumps(exhibit.settings())):
+        return "stale: its recipes have changed since it was measured"
+    if about["csv"] != hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest():
+        return "stale: its table was changed by hand"
+    if (about["source"], about["caption"]) != (exhibit.source, exhibit.caption):
+        return "stale: its caption has changed"
+    return "fresh"
+
+
+def _put(path: Path, content: bytes) -> None:
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.chmod(partial, 0o644)
+    os.replace(partial, path)
