@@ -239,7 +239,8 @@ def group_means(values: pd.DataFrame, group_U: Any) -> pd.DataFrame:
     2      b   few      3  0.00  0.0   0.0
     3      b  many      3  1.00  1.0   1.0
     """
-    groups = values.groupby(pd.Series(group_U, index=values.index), observed=True)
+    group = pd.Series(group_U.array if isinstance(group_U, pd.Series) else group_U, index=values.index)
+    groups = values.groupby(group, observed=True)
     rows = [
         (scorer, group, len(part), part[scorer].mean(), *_interval(part[scorer].to_numpy(float)))
         for scorer in values

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter
 from scipy.stats import spearmanr
 
 from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
@@ -33,16 +33,14 @@ def plot_activity(data: Dataset, groups: pd.Series) -> Figure:
     return closed(figure)
 
 
-def plot_groups(
-    table: pd.DataFrame, ylabel: str, xlabel: str = "", line: float | None = None, logarithmic: bool = False
-) -> Figure:
+def plot_groups(table: pd.DataFrame, ylabel: str, xlabel: str = "", line: float | None = None) -> Figure:
     """A mark for each scorer in each group of users, with its interval; how many they are stands below.
 
     Args:
         table: scorer, group, users, mean, low, high, as `audit.group_means` gives it; line: a level to compare with.
     """
     scorers, groups = list(dict.fromkeys(table["scorer"])), list(dict.fromkeys(table["group"]))
-    figure, axis = plt.subplots(figsize=(1.3 * len(groups) + 2.6, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(min(1.3 * len(groups) + 2.6, 10), 3.2), layout="constrained")
     step = 0.72 / len(scorers)
     for n, scorer in enumerate(scorers):
         part = table[table["scorer"] == scorer].set_index("group").reindex(groups)
@@ -55,11 +53,8 @@ def plot_groups(
     for border in np.arange(len(groups) - 1) + 0.5:
         axis.axvline(border, color="0.9", linewidth=0.8)
     users = table.drop_duplicates("group").set_index("group")["users"]
-    axis.set_xticks(range(len(groups)), [f"{group}\nn = {users[group]}" for group in groups])
+    axis.set_xticks(range(len(groups)), [f"{group}\nn = {users[group]}" for group in groups], fontsize=9)
     axis.set_xlim(-0.5, len(groups) - 0.5)
-    if logarithmic:
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     bare(axis)
