@@ -52,30 +52,37 @@ def draw_cover(axis: Axes, data: Dataset, item: int) -> None:
     )
 
 
-def plot_recommendations(run: Run, user: int, k: int = 8) -> Figure:
-    """What a user has (the most recent items), what it is recommended, and the item that was held out for the test."""
-    log = run.data.interactions
-    history = log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
-    target = [item for item in run.data.target_U("test")[[user]].tolist() if item >= 0]
-    return plot_items(
-        run.data,
-        {"has": history, "recommended": run.recommend(user, k)["item"].tolist(), "held out": target},
-        per_row=k,
-    )
+def plot_recommendations(runs: Run | Mapping[str, Run], user: int, k: int = 8) -> Figure:
+    """What a user has (the most recent items), what it is recommended, and the item that was held out for the test.
+
+    Args:
+        runs: a run, or several by name, a row for each.
+    """
+    named = {"recommended": runs} if isinstance(runs, Run) else dict(runs)
+    data = next(iter(named.values())).data
+    target = [item for item in data.target_U("test")[[user]].tolist() if item >= 0]
+    recommended = {name: run.recommend(user, k)["item"].tolist() for name, run in named.items()}
+    return plot_items(data, {"has": _history(data, user, k), **recommended, "held out": target}, per_row=k)
 
 
-def plot_titles(run: Run, user: int, k: int = 8) -> Figure:
+def plot_titles(runs: Run | Mapping[str, Run], user: int, k: int = 8) -> Figure:
     """What `plot_recommendations` shows, in words, where a dataset came without covers."""
-    log = run.data.interactions
-    history = log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
-    columns = {"has": history, "is recommended": run.recommend(user, k)["item"].tolist()}
-    figure, axis = plt.subplots(figsize=(8, 0.25 * k + 0.6), layout="constrained")
+    named = {"is recommended": runs} if isinstance(runs, Run) else dict(runs)
+    data = next(iter(named.values())).data
+    columns = {"has": _history(data, user, k)}
+    columns |= {name: run.recommend(user, k)["item"].tolist() for name, run in named.items()}
+    figure, axis = plt.subplots(figsize=(4 * len(columns), 0.25 * k + 0.6), layout="constrained")
     axis.set_axis_off()
-    for x, (name, items) in zip((0.0, 0.5), columns.items(), strict=True):
-        titles = [textwrap.shorten(str(run.data.items["title"].iloc[i]), 48, placeholder=" …") for i in items]
-        axis.text(x, 1, name, va="top", weight="bold", fontsize=9)
-        axis.text(x, 0.9, "\n".join(titles), va="top", fontsize=8, parse_math=False)
+    for n, (name, items) in enumerate(columns.items()):
+        titles = [textwrap.shorten(str(data.items["title"].iloc[i]), 48, placeholder=" …") for i in items]
+        axis.text(n / len(columns), 1, name, va="top", weight="bold", fontsize=9)
+        axis.text(n / len(columns), 0.9, "\n".join(titles), va="top", fontsize=8, parse_math=False)
     return closed(figure)
+
+
+def _history(data: Dataset, user: int, k: int) -> list[int]:
+    log = data.interactions
+    return log[(log["user"] == user) & (log["split"] == "train")]["item"].tolist()[-k:]
 
 
 def _rows_of(items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int) -> list[tuple[str, list[int]]]:

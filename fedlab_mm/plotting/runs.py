@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedlab_mm.plotting.base import PALETTE, bare, closed
+from fedlab_mm.plotting.base import DASHES, PALETTE, bare, closed
 from fedlab_mm.records import Run
 
 
@@ -20,11 +20,12 @@ def plot_learning_curves(
         runs: label -> run; metric: NDCG@k by default; baselines: label -> value, drawn as level lines.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for colour, (label, run) in zip(PALETTE, runs.items(), strict=False):
+    for n, (label, run) in enumerate(runs.items()):
+        colour, dash = PALETTE[n % len(PALETTE)], DASHES[n % len(DASHES)]
         shown = metric or f"ndcg@{run.recipe.k}"
         loss, valid = _curve(run, "train", "loss"), _curve(run, "valid", shown)
-        left.plot(loss["round"], loss["value"], color=colour, label=label)
-        right.plot(valid["round"], valid["value"], color=colour, label=label)
+        left.plot(loss["round"], loss["value"], dash, color=colour, label=label)
+        right.plot(valid["round"], valid["value"], dash, color=colour, label=label)
         best = valid[valid["round"] == run.best_round]
         right.plot(best["round"], best["value"], "o", color=colour)
         right.set_ylabel(f"validation {shown.upper()}")

@@ -50,13 +50,14 @@ def explore_user(runs: Run | Mapping[str, Run], user: int = 0) -> Live:
     choice.observe(show, "value")
     surprise.on_click(draw_another)
     show()
-    return Live(ipywidgets.VBox([ipywidgets.HBox([choice, surprise]), told]), _still(first, user))
+    box = ipywidgets.VBox([ipywidgets.HBox([choice, surprise]), told])
+    return Live(box, _still(runs if isinstance(runs, Run) else named, user))
 
 
-def _still(run: Run, user: int) -> Figure:
-    if run.data.covers is not None:
-        return plotting.plot_recommendations(run, user)
-    return plotting.plot_titles(run, user)
+def _still(runs: Run | Mapping[str, Run], user: int) -> Figure:
+    data = runs.data if isinstance(runs, Run) else next(iter(runs.values())).data
+    draw = plotting.plot_titles if data.covers is None else plotting.plot_recommendations
+    return draw(runs, user)
 
 
 def _page(named: Mapping[str, Run], user: int) -> str:
