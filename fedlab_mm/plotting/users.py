@@ -175,7 +175,12 @@ def plot_heterogeneity(interactions: pd.Series, weights: pd.DataFrame, means: pd
         means: scorer, group, users, mean, low, high, as `audit.group_means` gives it.
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
-    left.hist(interactions, bins=30, color=PALETTE[0], alpha=0.7)
+    few, most = int(interactions.min()), int(interactions.max())
+    left.hist(interactions, bins=np.geomspace(few, most + 1, 24) - 0.5, color=PALETTE[0], alpha=0.7)
+    ticks = [few, *(tick for tick in (10, 30, 100, 300, 1000) if 1.5 * few < tick < most / 1.5), most]
+    left.set_xscale("log")
+    left.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    left.minorticks_off()
     left.set_xlabel("training interactions of a user")
     left.set_ylabel("users")
     middle.violinplot([weights[s] for s in weights], showmedians=True)

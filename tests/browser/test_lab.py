@@ -24,6 +24,9 @@ RAN = """() => {
     return prompts.length > 0 && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt))
 }"""
 
+BEGUN = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(
+    node => node.textContent.trim() !== '[ ]:')"""
+
 CONTRASTS = """widget => {
     const parts = colour => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return [r, g, b, a] }
     const ground = node => {
@@ -84,8 +87,10 @@ def expect(chromium) -> Callable:
 
 
 @pytest.fixture
-def opened(lab, chromium) -> Callable:
+def opened(lab, chromium, pictures) -> Callable:
     """Opens a notebook in JupyterLab and runs all of its cells."""
+    from playwright.sync_api import TimeoutError
+
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(PATIENCE)
 
@@ -93,9 +98,20 @@ def opened(lab, chromium) -> Callable:
         lab.dress(theme)
         page.goto(f"{lab.url}/tree/{name}?token={lab.token}&reset")
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(RAN)
+        for _ in range(5):  # a kernel that says it is idle may not have been asked yet whether it listens
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            try:
+                page.wait_for_function(BEGUN, timeout=10_000)
+                break
+            except TimeoutError:
+                continue
+        try:
+            page.wait_for_function(RAN)
+        except TimeoutError as late:
+            page.screenshot(path=pictures / "stuck.png")
+            prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+            raise AssertionError(f"{name} did not come to its end; its prompts: {prompts}; see stuck.png") from late
         errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
         assert not errors, "\n".join(errors)
         return page
