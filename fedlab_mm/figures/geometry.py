@@ -80,10 +80,10 @@ class Measured(OfFedRAP):
 
     source = "FedMR, Figure 2: KU, FedRAP, measured"
     caption = (
-        "Covers and item IDs of KU in all 64 dimensions, under FedRAP with FedMR: how far their centroids are apart, how "
-        "far the points of either lie from their own centroid, and the ratio of the two. Every user's, with its own ID "
-        "table (histogram, one seed); lines: without one, before and after training (mean of three seeds). Titles and "
-        "IDs are alike (CSV)."
+        "Covers and item IDs of KU in all 64 dimensions, under FedRAP with FedMR: how far their centroids are apart, "
+        "how far the points of either lie from their own centroid, and the ratio of the two. Every user's, with its "
+        "own ID table (histogram, one seed); lines: without one, before and after training (mean of three seeds). "
+        "Titles and IDs are alike (CSV)."
     )
 
     def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:

@@ -81,7 +81,8 @@ def plot_gap_rounds(
             axis.plot(rounds, values, **_line(n), markevery=max(1, len(rounds) // 8), label=str(pair))
         axis.set_title(column, fontsize=9)
         axis.set_xlabel("round")
-        axis.set_ylim(0, None)
+        axis.set_ylim(0, 1.1 * max(1e-9, *(table[column].max() for table in tables.values())))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         bare(axis)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
@@ -99,7 +100,7 @@ def plot_gap_users(users: pd.DataFrame, lines: pd.DataFrame | None = None) -> Fi
         1, users.shape[1], figsize=(2.9 * users.shape[1] + 2, 2.7), layout="constrained", squeeze=False
     )
     for axis, column in zip(axes[0], users, strict=True):
-        axis.hist(users[column], bins=30, color=PALETTE[0], alpha=0.6, label="users")
+        axis.hist(users[column], bins=15, color=PALETTE[0], alpha=0.6, label="users")
         _upright(axis, lines, str(column))
         axis.set_xlabel(str(column))
         bare(axis)

@@ -40,7 +40,7 @@ def plot_traffic(traffic: pd.DataFrame, unit: str = "kB") -> Figure:
         for y, method in enumerate(methods):
             here = traffic[(traffic["way"] == way) & (traffic["method"] == method)]
             left = 0.0
-            for what, size in zip(here["what"], here["size"], strict=True):
+            for what, size in here.groupby("what", sort=False)["size"].sum().items():
                 n = parts.index(what)
                 axis.barh(y, size, left=left, color=PALETTE[n], hatch=HATCHES[n], edgecolor="white", linewidth=0.5)
                 left += size
@@ -49,13 +49,14 @@ def plot_traffic(traffic: pd.DataFrame, unit: str = "kB") -> Figure:
         axis.set(xlim=(0, 1.32 * reach / widest), ylim=(len(methods) - 0.4, -0.6))
         axis.set_title(way, fontsize=9)
         axis.set_xlabel(unit)
-        axis.locator_params(axis="x", nbins=4)
+        axis.locator_params(axis="x", nbins=max(1, round(5 * reach / totals.max())))
         bare(axis)
     axes[0, 0].set_yticks(range(len(methods)), methods)
     boxes = [
         Rectangle((0, 0), 1, 1, facecolor=PALETTE[n], hatch=HATCHES[n], edgecolor="white") for n in range(len(parts))
     ]
-    figure.legend(boxes, parts, frameon=False, fontsize=8, loc="outside lower center", ncols=len(parts))
+    if len(parts) > 1:
+        figure.legend(boxes, parts, frameon=False, fontsize=8, loc="outside lower center", ncols=len(parts))
     return closed(figure)
 
 
@@ -78,7 +79,7 @@ def plot_paths(paths: Mapping[str, np.ndarray], steps: Sequence[int]) -> Figure:
     handles, _ = axis.get_legend_handles_labels()
     handles += [Line2D([], [], color="0.4", linestyle="", marker=m, markersize=5, label=f"{s}") for m, s in marks]
     axis.legend(
-        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="steps: marks"
+        handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="marks: steps"
     )
     axis.plot(0, 0, "*", color="black", markersize=11)
     shown = (size[:2] ** 2 / (size**2).sum() * 100).round().astype(int)
