@@ -77,11 +77,13 @@ def lab(chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("jupyter")
     folder = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(ROOT / "figures", home / "figures")  # which notebooks read as ../figures
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         port = asked.getsockname()[1]
     token = secrets.token_hex(16)
     own = {"JUPYTER_TOKEN": token, "JUPYTER_NO_CONFIG": "1", "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
+    own["OMP_NUM_THREADS"] = "1"  # threads of small products wait for each other where a browser works beside them
     own |= {f"JUPYTER_{part}_DIR": str(home / part.lower()) for part in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "IPYTHONDIR": str(home / "ipython")}
     running = Lab(f"http://127.0.0.1:{port}/lab", token, folder, home / "settings")

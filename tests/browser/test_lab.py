@@ -19,7 +19,8 @@ PATIENCE = 600_000  # milliseconds: a busy machine with two cores takes minutes 
 ENOUGH = 4.5  # WCAG AA's contrast of text
 
 RAN = """() => {
-    if (document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')) return true
+    const said = [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.stderr"]')]
+    if (said.some(node => node.textContent.includes('Traceback (most recent call last)'))) return true
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(node => node.textContent.trim())
     return prompts.length > 0 && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt))
 }"""
@@ -56,7 +57,7 @@ EXPLORED = [
 
     import fedlab_mm as fl
     from fedlab_mm.plotting.base import closed
-    from fedlab_mm.widgets import explore_user, player
+    from fedlab_mm.widgets import explore_user, gap_explorer, player
 
     data = fl.load("toy")
     recipe = fl.Recipe(rounds=3)
@@ -74,6 +75,7 @@ EXPLORED = [
     """,
     'explore_user({"all signals": run, "without covers": blind}, user=3)',
     "player(losses, draw)",
+    "gap_explorer(run.signals(), data, {name: z_ID[:, :2] for name, z_ID in run.signals().items()})",
 ]
 
 
@@ -112,7 +114,8 @@ def opened(lab, chromium, pictures) -> Callable:
             page.screenshot(path=pictures / "stuck.png")
             prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
             raise AssertionError(f"{name} did not come to its end; its prompts: {prompts}; see stuck.png") from late
-        errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+        said = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts()
+        errors = [text for text in said if "Traceback (most recent call last)" in text]
         assert not errors, "\n".join(errors)
         return page
 
@@ -166,7 +169,7 @@ def test_the_noise_slider_moves_by_keyboard(opened, lab, pictures, expect):
     page.screenshot(path=pictures / "noise-page.png")
 
 
-def test_the_user_explorer_and_the_player_move_by_keyboard(opened, lab, pictures, expect):
+def test_the_explorers_and_the_player_move_by_keyboard(opened, lab, pictures, expect):
     notebook = nbformat.v4.new_notebook(metadata=nbformat.read(lab.folder / "00_quickstart.ipynb", 4).metadata)
     notebook.cells = [nbformat.v4.new_code_cell(re.sub("(?m)^    ", "", source).strip()) for source in EXPLORED]
     nbformat.write(notebook, lab.folder / "explored.ipynb")
@@ -205,6 +208,21 @@ def test_the_user_explorer_and_the_player_move_by_keyboard(opened, lab, pictures
     expect(image).to_have_attribute("alt", re.compile("round 3$"))
     expect(play).to_be_visible()  # at the end it stops, and can be played again
     widget.screenshot(path=pictures / "player-played.png")
+
+    item = page.get_by_role("spinbutton", name="item")
+    widget = widget_with(page, item)
+    points = widget.locator("svg[role=img]")
+    readable(widget)
+    widget.screenshot(path=pictures / "gap-first.png")
+    widget.get_by_role("button", name="signal").focus()
+    reach(page, widget.get_by_role("button", name="popularity"), most=6)
+    page.keyboard.press("Space")
+    expect(points).to_have_attribute("aria-label", re.compile("coloured by popularity"))
+    reach(page, item)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(points).to_have_attribute("aria-label", re.compile(f"item {item.input_value()} is marked"))
+    widget.screenshot(path=pictures / "gap-popularity.png")
 
 
 def reach(page, control, key: str = "Tab", most: int = 4) -> None:
