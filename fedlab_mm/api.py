@@ -128,7 +128,7 @@ def untrained(recipe: Recipe, data: Dataset | None = None) -> Model:
 def train(
     recipe: Recipe,
     data: Dataset | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
     resume: Run | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -177,7 +177,7 @@ def train(
     bar = tqdm(
         total=recipe.rounds,
         initial=started,
-        desc=f"{recipe.label}, seed {recipe.seed}",
+        desc=progress if isinstance(progress, str) else f"{recipe.label}, seed {recipe.seed}",
         unit="round",
         disable=not progress,
     )
@@ -259,12 +259,16 @@ def compare(
     baselines: Sequence[str] = BASELINES,
     progress: bool = True,
     label: Callable[[Recipe], str | None] = lambda recipe: None,
+    cache: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train each recipe with each seed, beside simple baselines, on the same test targets.
+
+    A run that diverges does not end the comparison: a warning names it, and its row has the other seeds, or none.
 
     Args:
         baselines: their names; "ease:200" sets the one number that a baseline takes (EASE's λ).
         label: a recipe's name in the table, where the one made of what differs between recipes is too long.
+        cache: a folder that keeps finished runs, as for `train`.
 
     Returns:
         A row per baseline and per recipe (in whose name every field that differs between recipes is named); columns
@@ -273,6 +277,8 @@ def compare(
         `show` prints it as mean ± sd. What each user got is in `table.attrs["users"]`, for `paired`; the recipes'
         validation NDCG@k, mean over seeds, in `table.attrs["valid"]`, to choose among rows by.
     """
+    if isinstance(recipes, Recipe) or isinstance(seeds, int):
+        raise FedlabError("compare takes lists: compare([recipe], seeds=[0, 1, 2], …)")
     if not recipes or not len(seeds):
         raise FedlabError("compare needs at least one recipe and one seed")
     if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
@@ -299,15 +305,22 @@ def compare(
         take(name, 0, [(slice(0, data.n_users), scores_UI)])
     for row, recipe in zip(labels, recipes, strict=True):
         best = []
+        rows[row] = []
         for seed in seeds:
-            run = train(recipe.but(seed=seed), data, progress)
+            try:
+                run = train(recipe.but(seed=seed), data, f"{row}, seed {seed}" if progress else False, cache=cache)
+            except DivergedError as error:
+                warnings.warn(f"'{row}', seed {seed}: {error}", stacklevel=2)
+                continue
             take(row, seed, run.model.score_blocks())
             best.append(run.best_valid)
-        valid[row] = float(np.mean(best))
+        valid[row] = float(np.mean(best)) if best else np.nan
+    if not users:
+        raise AllDivergedError("compare: every run diverged; lower the learning rates (lr, shared_lr)")
     table: dict[tuple[str, str], list[float]] = {}
-    for metric in rows[next(iter(rows))][0]:
+    for metric in next(results[0] for results in rows.values() if results):
         values = [np.array([result[metric] for result in results]) for results in rows.values()]
-        table[metric, "mean"] = [float(v.mean()) for v in values]
+        table[metric, "mean"] = [float(v.mean()) if len(v) else np.nan for v in values]
         table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
     result = pd.DataFrame(table, index=list(rows))
     result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": valid}

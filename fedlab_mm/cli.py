@@ -3,6 +3,7 @@
 import argparse
 import base64
 import dataclasses
+import importlib.util
 import os
 import sys
 import tempfile
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
+        for path in options.use:
+            _use(path)
         return options.run(options)
     except FedlabError as error:
         print(f"fedlab-mm: {error}", file=sys.stderr)
@@ -45,6 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fedlab-mm: interrupted", file=sys.stderr)
         return 130
+
+
+def _use(path: Path) -> None:
+    """Run a Python file of the user's own, so that what it registers is known."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FedlabError(f"--use {path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -306,6 +319,9 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "fedlab-mm", description="Federated multimodal recommendation: train, compare, look at data."
+    )
+    parser.add_argument(
+        "--use", type=Path, action="append", default=[], metavar="FILE.py", help="run a file of yours that registers"
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 

@@ -25,11 +25,11 @@ class Operator(nn.Module):
     A subclass takes the number of signals M and the latent width D, works for any M, and registers as "operator".
     """
 
-    def __init__(self, n_signals: int, dim: int):
+    def __init__(self, n_signals: int = 0, dim: int = 0):
         super().__init__()
 
     def forward(self, signals_MID: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("an operator needs forward(signals_MID), which gives one view [I, D]")
 
 
 @register("operator", "sum")
@@ -197,12 +197,20 @@ class Bank(nn.Module):
         if signals_MND is None:
             signals_MND = self.signals(inputs)
         position = {signal: m for m, signal in enumerate(self.maps)}
-        return torch.stack(
-            [
-                signals_MND[position[name.removeprefix(SOLO)]] if name.startswith(SOLO) else operator(signals_MND)
-                for name, operator in zip(self.views, self.operators, strict=True)
-            ]
-        )
+        views = []
+        for name, operator in zip(self.views, self.operators, strict=True):
+            if name.startswith(SOLO):
+                views.append(signals_MND[position[name.removeprefix(SOLO)]])
+                continue
+            view_ND = operator(signals_MND)
+            if not isinstance(view_ND, Tensor) or view_ND.shape != signals_MND.shape[1:]:
+                got = tuple(view_ND.shape) if isinstance(view_ND, Tensor) else type(view_ND).__name__
+                raise FedlabError(
+                    f"operator '{name}' made {got} of signals {tuple(signals_MND.shape)}: its forward must give one "
+                    f"view of the items, a tensor {tuple(signals_MND.shape[1:])}"
+                )
+            views.append(view_ND)
+        return torch.stack(views)
 
 
 def moments(feature: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,10 @@ def register(family: str, name: str) -> Callable[[T], T]:
     def remember(member: T) -> T:
         members = _FAMILIES.setdefault(family, {})
         if name in members:
-            raise FedlabError(f"{family} '{name}' is registered twice: {members[name]} and {member}")
+            raise FedlabError(
+                f"{family} '{name}' is registered twice: {members[name]} and {member}; give the new one another name, "
+                "or, in a notebook where a changed class is to keep its name, restart the kernel"
+            )
         members[name] = member
         return member
 

@@ -233,3 +233,15 @@ def test_signals_of_a_user_differ_by_its_personal_table(world, recipe, engine):
         fl.train(recipe.but(backbone="fcf", method="fedvlr"), world, progress=False).signals(user=1)
     with pytest.raises(fl.FedlabError, match="maps no signals"):
         fl.train(recipe.but(method="none"), world, progress=False).signals()
+
+
+def test_a_comparison_outlives_a_run_that_diverges(world, recipe):
+    wild = recipe.but(method="none", lr=1e30)
+    with pytest.warns(UserWarning, match="lr=1e.30', seed 1: training diverged"):
+        table = fl.compare([recipe.but(method="none"), wild], range(2), world, progress=False)
+    assert table.iloc[-2].notna().all() and table.iloc[-1].isna().all()
+    assert fl.show(table).iloc[-1].eq("–").all()
+    with pytest.warns(UserWarning), pytest.raises(fl.FedlabError, match="every run diverged"):
+        fl.compare([wild], range(1), world, baselines=(), progress=False)
+    with pytest.raises(fl.FedlabError, match="compare takes lists"):
+        fl.compare(wild, range(1), world)

@@ -153,3 +153,15 @@ def test_a_folder_of_ones_own_from_titles_and_pictures_to_a_table(capsys, tmp_pa
     assert code == 0 and "99 from the cache" in out and "image missing, now mean of the others" in out
     code, out, err = run(capsys, "compare", *FAST, "--dataset", folder, "--seeds", 1, "--method", "fedvlr")
     assert code == 0 and "Going on with the offline encoder" in err and "fcf + fedvlr" in out
+
+
+def test_a_file_of_your_own_is_used(tmp_path, capsys):
+    own = tmp_path / "own_operator.py"
+    own.write_text(
+        "from fedlab_mm.fusion import Sum\nfrom fedlab_mm.registry import register\n\n\n"
+        "@register('operator', 'test of a file')\nclass Own(Sum):\n    pass\n"
+    )
+    asked = ["train", "--operators", "test of a file", "--rounds", "1", "--dim", "4"]
+    assert main(["--use", str(own), *asked]) == 0
+    assert main(["--use", str(tmp_path / "nowhere.py"), *asked]) == 2
+    assert "nowhere.py: there is no such Python file" in capsys.readouterr().err

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fedlab_mm as fl
-from fedlab_mm.fusion import Bank, Inputs, expand, signals_of
-from fedlab_mm.registry import lookup, names
+from fedlab_mm.fusion import Bank, Inputs, Operator, expand, signals_of
+from fedlab_mm.registry import _FAMILIES, lookup, names, register
 from fedlab_mm.routing import Router, route
 
 
@@ -114,3 +114,20 @@ def test_what_a_client_holds_and_moves():
 def test_shared_client_modules_are_the_papers_sizes():
     both = fl.count_parameters(fl.Recipe(), 204, 560)
     assert both["server"] + both["private"] == both["fedmr"] == 455_620
+
+
+@pytest.mark.parametrize("made", [lambda z: z, lambda z: z.sum(dim=1), lambda z: None, lambda z: z[0, :, :3]])
+def test_an_operator_that_makes_no_view_is_named(world, recipe, made):
+    """In both engines, before anything is computed with it."""
+
+    @register("operator", "test odd")
+    class Odd(Operator):
+        def forward(self, signals_MID):
+            return made(signals_MID)
+
+    try:
+        for method in ("fedvlr", "fedmr"):
+            with pytest.raises(fl.FedlabError, match=r"operator .test odd. made .*: its forward must give one view"):
+                fl.train(recipe.but(method=method, operators=("test odd",)), world, progress=False)
+    finally:
+        del _FAMILIES["operator"]["test odd"]

@@ -110,8 +110,9 @@ def plot_comparison(table: pd.DataFrame, metric: str | None = None) -> Figure:
     is_line = sd.isna() & ~mean.index.str.contains(" + ", regex=False)
     rows = list(table.index[~is_line])
     figure, axis = plt.subplots(figsize=(6.8, 0.4 * len(rows) + 1.2), layout="constrained")
-    for dash, name in zip((":", "--", "-."), table.index[is_line], strict=False):
-        axis.axvline(mean[name], color="0.45", linestyle=dash, linewidth=1, label=name)
+    lines = zip((":", "-", "--"), (1, 4, 1), ("0.45", "0.85", "0.3"), table.index[is_line], strict=False)
+    for dash, width, grey, name in lines:  # two that coincide can still be told apart
+        axis.axvline(mean[name], color=grey, linestyle=dash, linewidth=width, label=name, zorder=0)
     axis.errorbar(mean[rows], range(len(rows)), xerr=sd[rows].fillna(0), fmt="o", color=PALETTE[0], capsize=3)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)
