@@ -39,3 +39,19 @@ class Equal(Aggregation):
 
     def matrix(self, n_samples_C: np.ndarray) -> np.ndarray:
         return np.full((1, len(n_samples_C)), 1 / len(n_samples_C))
+
+
+def by_group(rule: Aggregation, n_samples_C: np.ndarray, group_C: np.ndarray, n_groups: int) -> np.ndarray:
+    """A rule within each group: [G, C], block-structured, zero between a group and a client of another. A row sums to
+    one, or to zero where the group has no client here.
+
+    >>> by_group(Weighted(), np.array([1, 3, 5]), np.array([0, 0, 2]), 3)
+    array([[0.25, 0.75, 0.  ],
+           [0.  , 0.  , 0.  ],
+           [0.  , 0.  , 1.  ]])
+    """
+    matrix_GC = np.zeros((n_groups, len(group_C)))
+    for group in np.unique(group_C[group_C >= 0]):
+        members = np.flatnonzero(group_C == group)
+        matrix_GC[group, members] = rule.matrix(n_samples_C[members])[0]
+    return matrix_GC

@@ -591,12 +591,14 @@ def count_parameters(
     moved = traffic(method, sent)
     private = {n: p.numel() for n, p in method.client.named_parameters() if n in method.private}
     server = sum(p.numel() for p in method.shared.parameters())
-    once = sum(v.numel() for n, v in sent.items() if not (method.parts[n].moves or method.parts[n].upload))
+    parts = method.parts
+    held = {n: n_items if parts[n].by_group else v.numel() for n, v in sent.items()}
+    once = sum(held[n] for n, part in parts.items() if not (part.moves or part.upload or part.by_group))
     of_users = method.user_embeddings()
     every_user = (n_users - 1) * sum(private[n] for n in of_users)
     fedmr = server + sum(private.values()) + every_user
     return {
-        "client": sum(v.numel() for v in sent.values()) + sum(private.values()),
+        "client": sum(held.values()) + sum(private.values()),
         "private": sum(private.values()),
         "server": server,
         "download": moved.download // 4,
@@ -698,7 +700,7 @@ def available() -> dict[str, list[str]]:
     """Every family's registered names.
 
     >>> available()["method"]
-    ['fedmr', 'fedvlr', 'mlp', 'none', 'vbpr']
+    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
     """
     families = ("dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack")
     return {family: names(family) for family in families}

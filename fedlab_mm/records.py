@@ -293,6 +293,14 @@ class Recipe:
         weight_decay: L2 penalty added to the gradients, of clients and server alike.
         alpha, beta: FedRAP's weights of MSE(personal, common) and L1(common).
         aggregation: "weighted" by samples, "equal", or None for the backbone's own.
+        groups: GFMFR's number of groups; None: chosen in every round by silhouette, up to 8.
+        grouping: what clients are grouped by: "prediction" (their prediction functions), "behaviour" (the features of
+            the rows that they have sent so far) or "random"; clustering: "kmeans" or "spectral".
+        distill: GFMFR's λ; distill_schedule: "cosine", from λ down to zero over the rounds, or "constant";
+            distill_scale: "ratio" multiplies the distillation loss by how much larger the recommendation loss is, a
+            moving average of each client's own, which asks for small rates (at the default ones it diverges on the toy
+            set); "none" does not.
+        fit_epochs: steps of each group's fusion module in a round.
         dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
         feature_scale: features are standardised by column and multiplied by this; None leaves them as encoded.
         view_scale: in every round each view is divided by its root mean square over the catalogue and multiplied by
@@ -333,6 +341,13 @@ class Recipe:
     alpha: float = 0.1
     beta: float = 0.1
     aggregation: str | None = None
+    groups: int | None = 4
+    grouping: str = "prediction"
+    clustering: str = "kmeans"
+    distill: float = 1.0
+    distill_schedule: str = "cosine"
+    distill_scale: str = "none"
+    fit_epochs: int = 50
     dim: int = 64
     id_dim: int = 512
     feature_scale: float | None = 0.1
@@ -368,13 +383,17 @@ class Recipe:
             ("negatives_by", ("uniform", "popularity")),
             ("sampling", ("rested", "fixed", "poisson")),
             ("rows", ("touched", "all", "flipped")),
+            ("grouping", ("prediction", "behaviour", "random")),
+            ("clustering", ("kmeans", "spectral")),
+            ("distill_schedule", ("cosine", "constant")),
+            ("distill_scale", ("ratio", "none")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:
                 listed = ", ".join(str(c) for c in choices)
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
         at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every")
-        for name in (*at_least_one, "patience", "chunk"):
+        for name in (*at_least_one, "fit_epochs", "groups", "patience", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.init_scale < float("inf"):
@@ -388,7 +407,7 @@ class Recipe:
             raise FedlabError(
                 f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
             )
-        for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier"):
+        for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier", "distill"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must not be negative")
 
@@ -582,6 +601,17 @@ class Run:
         named = "id" in items and (items["id"].astype(str) != items["item"].astype(str)).any()
         top = items.iloc[order][["item", *(["id"] if named else []), "title"]].reset_index(drop=True)
         return top.assign(score=score)
+
+    def groups(self) -> pd.Series:
+        """Which group each user is in, −1 for one that never took part, at the best round: user → group.
+
+        Raises:
+            FedlabError: the method groups nobody.
+        """
+        memory = getattr(self.model, "groups", None)
+        if memory is None:
+            raise FedlabError(f"method '{self.recipe.method}' groups nobody; gfmfr does")
+        return pd.Series(memory.group_U.copy(), name="group").rename_axis("user")
 
     def router_weights(self) -> pd.DataFrame:
         """How much each user's router relies on each view: user × operator, rows sum to one."""

@@ -55,5 +55,15 @@ def private_of(engine) -> dict[str, torch.Tensor]:
 def recipe() -> fl.Recipe:
     """Small enough for the tiny world, and every part of it at work."""
     return fl.Recipe(
-        dataset="tiny", rounds=4, local_epochs=3, dim=4, id_dim=6, k=5, lr=0.1, shared_lr=0.1, weight_decay=1e-3
+        dataset="tiny",
+        rounds=4,
+        local_epochs=3,
+        dim=4,
+        id_dim=6,
+        k=5,
+        lr=0.1,
+        shared_lr=0.1,
+        weight_decay=1e-3,
+        groups=2,
+        fit_epochs=5,
     )

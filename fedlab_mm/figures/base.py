@@ -201,13 +201,22 @@ def state(name: str, folder: Path) -> str:
     if absent:
         return f"missing: {', '.join(absent)}"
     about = json.loads((folder / f"{name}.json").read_text())
-    if about["settings"] != json.loads(json.dumps(exhibit.settings())):
+    if about["settings"] != _as_known_then(json.loads(json.dumps(exhibit.settings())), about["settings"]):
         return "stale: its recipes have changed since it was measured"
     if about["csv"] != hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest():
         return "stale: its table was changed by hand"
     if (about["source"], about["caption"]) != (exhibit.source, exhibit.caption):
         return "stale: its caption has changed"
     return "fresh"
+
+
+def _as_known_then(settings: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the defaults of fields that a Recipe did not have when they were stored: a field that came later
+    changes no figure that leaves it at its default."""
+    if "defaults" not in settings:
+        return settings
+    then = stored.get("defaults", {})
+    return {**settings, "defaults": {field: v for field, v in settings["defaults"].items() if field in then}}
 
 
 def _put(path: Path, content: bytes) -> None:

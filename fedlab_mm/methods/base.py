@@ -40,11 +40,13 @@ class Part:
         by_item: its first axis are the items; a client reads and uploads the rows that it touches.
         moves: the client trains its copy.
         upload: "value", its copy after the local epochs; "gradient", summed over them; None, nothing.
+        by_group: its last axis are the groups of clients; a client is sent the column of its own.
     """
 
     by_item: bool
     moves: bool
     upload: str | None
+    by_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Method:
         shared: what the server holds.
         client: a client's modules in their common initial state; engines keep each client's own values.
         parts: name -> Part, of all that is broadcast.
-        private: names of the client's parameters that stay.
+        private: names of the client's own parameters. They stay, but for those it shows.
+        shown: names of the private parameters that the server is shown (GFMFR groups by them). They stay private in
+            that nobody else gets them, and nothing is averaged into them.
 
     Args:
         recipe: sizes, operators, learning rates.
@@ -124,6 +128,7 @@ class Method:
         self.loss: Loss = lookup("loss", recipe.loss or lookup("backbone", recipe.backbone).loss)()
         self.signals = signals_of(list(features), recipe.without)
         self.features = {m: f for m, f in features.items() if m in self.signals}
+        self.shown: list[str] = []
 
     # What a subclass gives.
 
@@ -219,9 +224,15 @@ class Method:
         items_NW, common_NW = self.represent(local, batch.own_N)
         logits_N = self.score(items_NW, local)
         loss = torch.dot(batch.share_N, self.loss.of(logits_N, batch.label_N))
+        if "guidance" in local:
+            loss = loss + self.beside(logits_N, local, batch)
         if PERSONAL in local:
             loss = loss + self.client.backbone.penalty(common_NW, local[PERSONAL], batch.share_N, self.recipe, round)
         return loss
+
+    def beside(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
+        """What a method adds to a client's mean loss, where `local` holds its weight, "guidance"."""
+        raise NotImplementedError
 
     def client_update(
         self, private: dict[str, Tensor], sent: Parameters, batch: Batch, round: int, stacked: bool = False

@@ -22,7 +22,9 @@ class NoFusion(Method):
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         if "id" not in self.signals:
-            raise FedlabError("without=('id',): method 'none' has no other signal; choose a method that fuses")
+            raise FedlabError(
+                f"without=('id',): method '{recipe.method}' has no other signal; choose a method that fuses"
+            )
         self.build(recipe.dim, None, None)
 
     def broadcast(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.privacy import Guard, check
 from fedlab_mm.records import Dataset, Recipe, RoundRecord
 from fedlab_mm.registry import lookup
+from fedlab_mm.simulation.groups import Groups, Uploads, groups_of
 from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
 
 LOSS_BOUND = 1e6  # a mean loss above this counts as diverged: the logits behind it mean nothing any more
@@ -32,6 +33,9 @@ class LocalWork:
         mixed: for each part that is uploaded, Σ_u α_u · (value_u − value) or Σ_u α_u · ∇_u.
         personal: where there is a personal table: the client's position [P], item [P] and new row [P, W] of every pair.
         kept_CI: every item's score by the items that each client keeps; None under a backbone that keeps none.
+        pairs: where the server groups clients, what each uploaded of its items: user [P], item [P], change [P, W], and
+            False where a pair is padding.
+        shown_CK: there, the private parameters that each showed, flat.
     """
 
     private: dict[str, Tensor | RankOne]
@@ -40,6 +44,8 @@ class LocalWork:
     mixed: dict[str, Tensor]
     personal: tuple[Tensor, Tensor, Tensor] | None = None
     kept_CI: Tensor | None = None
+    pairs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    shown_CK: Tensor | None = None
 
     def sound_C(self) -> Tensor:
         """Which clients' results are finite."""
@@ -59,6 +65,7 @@ class Engine:
     Attributes:
         method: the placement of fusion, with the shared parameters.
         private: name -> [U, …], row u is client u's own. A client not yet sampled has the common initial values.
+        groups: under a method that groups clients, the server's memory of them.
         personal: under a backbone with a personal table, every client's rows.
         kept_UI: under a backbone that keeps its items, all that a client's own copy is ever read for: its scores. (The
             copy itself is overwritten by the server's when the client next takes part.)
@@ -85,6 +92,7 @@ class Engine:
         self.private = {name: self.storage.rows(p, data.n_users) for name, p in initial.items()}
         self.personal = None if personal is None else PersonalRows(personal, data.n_users, self.storage)
         self.optimizer = self.method.server_optimizer()
+        self.groups: Groups | None = groups_of(self.method, data.n_users, self.n_wanted)
         rule = recipe.aggregation or self.method.client.backbone.aggregation
         check(recipe, rule)
         self.aggregation = lookup("aggregation", rule)()
@@ -209,6 +217,9 @@ class Engine:
             draws = 1 + self.recipe.rounds * self.recipe.negatives  # negatives are new in every round
             rows = min(draws * len(self.data.train.items), n_users * n_items) * initial[PERSONAL].shape[1] * size
             needs["the rows that they will have touched"] = n_users * n_items * torch.int32.itemsize + rows
+        if self.method.shown:
+            rows = self.n_wanted * (1 + self.recipe.negatives) * len(self.data.train.items) // n_users
+            needs["the rows that a round's clients upload"] = rows * self.method.client.backbone.item_width * size
         if keeps:
             needs["the scores by the items that they keep"] = 2 * n_users * n_items * size
         return needs
@@ -242,8 +253,14 @@ class Engine:
         loss = float(alpha_C @ work.loss_C.double().cpu().numpy())
         self.guard.add_server_noise(work.mixed, self.greatest_weight(alpha_C), self.recipe, t)
         self.last_mixed = work.mixed
+        table_IW = sent["item_table"].detach().clone() if self.groups is not None else None
         self._update_server(sent, work.mixed, t)
         self._take(clients, work)
+        if self.groups is not None and table_IW is not None and work.pairs is not None and work.shown_CK is not None:
+            user_P, item_P, change_PW, there_P = work.pairs
+            pairs = user_P[there_P], item_P[there_P], change_PW[there_P]
+            uploads = Uploads(clients, samples.lengths, *pairs, work.shown_CK)
+            self.groups.update(uploads, table_IW, self.aggregation)
         self.round, self.last_clients = t, clients
         return RoundRecord(
             round=t,
@@ -327,6 +344,8 @@ class Engine:
         if self.optimizer:
             for i, entry in self.optimizer.state_dict()["state"].items():
                 moments |= {f"server.{i}.{k}": v.cpu().clone() for k, v in entry.items() if torch.is_tensor(v)}
+        if self.groups is not None:
+            private |= self.groups.state()
         done = {"round": torch.tensor(self.round), "last_clients": torch.from_numpy(self.last_clients.copy())}
         return shared | private | moments | done
 
@@ -340,6 +359,8 @@ class Engine:
         shapes |= {f"private.{k}": v.shape for k, v in self.private.items()}
         if self.kept_UI is not None:
             shapes["private.kept scores"] = self.kept_UI.shape
+        if self.groups is not None:
+            shapes |= {name: value.shape for name, value in self.groups.state().items()}
         for name, shape in shapes.items():
             if name not in state or state[name].shape != shape:
                 raise FedlabError(f"the saved state does not fit this recipe and data: {name} differs")
@@ -355,6 +376,8 @@ class Engine:
             self.personal.load_state(of_personal)
         if self.kept_UI is not None:
             self.kept_UI.copy_(state["private.kept scores"])
+        if self.groups is not None:
+            self.groups.load_state(state)
         if self.optimizer:
             template = self.optimizer.state_dict()
             template["state"] = {}
@@ -393,6 +416,9 @@ def traffic(method: Method, sent: Mapping[str, Tensor]) -> Traffic:
             per_row += numbers // method.n_items
         elif part.upload:
             whole += numbers
+        if part.by_group:
+            download += 4 * method.n_items
+    whole += sum(method.client.get_parameter(n).numel() for n in method.shown)
     return Traffic(download, per_row, whole)
 
 

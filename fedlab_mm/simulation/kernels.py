@@ -29,6 +29,7 @@ from fedlab_mm.data.negatives import Samples
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL, Batch
 from fedlab_mm.methods.fedmr import FedMR
+from fedlab_mm.methods.gfmfr import GFMFR, RATIO, divergence, divergence_slope
 from fedlab_mm.methods.none import NoFusion
 from fedlab_mm.methods.serverside import ServerSide
 from fedlab_mm.routing import Router
@@ -152,6 +153,18 @@ class Kernel:
         self.engine, self.method, self.sent, self.mixed = engine, engine.method, sent, mixed
         self.recipe, self.round = engine.recipe, engine.round + 1
         self.sent_rows: dict[int, int] = {}
+        self.pairs: list[tuple[Tensor, ...]] = []  # user, item, change, is it one: where the server groups clients
+
+    def given(self, name: str, chunk: Chunk) -> Tensor:
+        """What each client of a chunk is sent of a part: its rows, and of a part by group its group's column."""
+        part, value = self.method.parts[name], self.sent[name]
+        if not part.by_item:
+            return value.expand(len(chunk.alpha_C), *value.shape)
+        rows = chunk.gather(value)
+        if not part.by_group or self.engine.groups is None:
+            return rows
+        column_C = self.engine.groups.columns(chunk.users)
+        return rows.gather(2, column_C[:, None, None].expand(-1, rows.shape[1], 1))[:, :, 0]
 
     def bytes_of_client(self, n_rows: Any) -> Any:
         """What a client with so many rows works on through its local epochs; a number or an array of them."""
@@ -173,6 +186,8 @@ class Kernel:
         """
         parts, guard = self.method.parts, self.engine.guard
         if guard.idle:
+            if self.engine.groups is not None:
+                self._keep_pairs(chunk.users, chunk.rows_CN, chunk.there_CN, changes["item_table"])
             for name, change in changes.items():
                 if parts[name].by_item:
                     chunk.add_to(self.mixed[name], change)
@@ -190,6 +205,10 @@ class Kernel:
             self._add_guarded(
                 chunk.users[some].cpu().numpy(), chunk.rows_CN[some], there_CN[some], moved, chunk.alpha_C[some]
             )
+
+    def _keep_pairs(self, users_C: Tensor, rows_CN: Tensor, sent_CN: Tensor, change_CNW: Tensor) -> None:
+        users_CN = users_C[:, None].expand_as(rows_CN)
+        self.pairs.append((users_CN.flatten(), rows_CN.flatten(), change_CNW.flatten(0, 1), sent_CN.flatten()))
 
     def _add_guarded(
         self, clients: np.ndarray, rows_CN: Tensor, there_CN: Tensor, changes: Mapping[str, Tensor], alpha_C: Tensor
@@ -216,6 +235,8 @@ class Kernel:
             if guard.noise:
                 noise = guard.noise_of(name, moved, clients, self.round, where)
                 moved = moved + (noise if told is None else noise * _as(told, noise))
+            if self.engine.groups is not None and name == "item_table" and where is not None and told is not None:
+                self._keep_pairs(torch.from_numpy(clients).to(where.device), where, told, moved)
             if where is rows_CN:
                 weighted = moved * _as(alpha_C, moved)
                 self.mixed[name].index_add_(0, rows_CN.flatten(), weighted.flatten(0, 1))
@@ -237,8 +258,8 @@ class Vmapped(Kernel):
         return self.recipe.dtype.itemsize * (3 * n_rows * (rows + personal) + whole + private)
 
     def train(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
-        method, parts, n_clients = self.method, self.method.parts, len(chunk.alpha_C)
-        sent = {n: chunk.gather(p) if parts[n].by_item else p.expand(n_clients, *p.shape) for n, p in self.sent.items()}
+        method, parts = self.method, self.method.parts
+        sent = {n: self.given(n, chunk) for n in self.sent}
         private = tensors_of(chunk.private)
         if chunk.personal_CNW is not None:
             private[PERSONAL] = chunk.personal_CNW
@@ -330,6 +351,13 @@ class _LinearClients:
         if kernel.part == "item_table":
             moved["item_table"] = self.x_CNK
         self.optimizer = self.method.local_optimizer(moved, kernel.round)
+        self.guided: Mapping[str, Tensor] = {}
+        if isinstance(self.method, GFMFR):
+            preferences_CN = kernel.given("preferences", chunk)
+            ratio_C1 = private[RATIO]
+            self.guided = self.method.guided(
+                self.logits(self.q()[1]), preferences_CN, self.batch, ratio_C1, kernel.round
+            )
         self.through_views: list[tuple[Tensor, Tensor]] = []  # (residual_CN, q_CK) of each epoch
         self.of_common_CNK: Tensor | None = None  # the penalty's gradient with respect to the views, summed
 
@@ -339,15 +367,24 @@ class _LinearClients:
         weights_CE = self.routers.weights()
         return weights_CE, outer(weights_CE, self.theta_CD)
 
-    def step(self, epoch: int, private: bool, shared: bool) -> Tensor:
-        """Gradients at the clients' current values, and a step of what is private, shared, or both."""
-        weights_CE, q_CK = self.q()
+    def logits(self, q_CK: Tensor) -> Tensor:
         s_CN = times(q_CK, self.x_CNK.mT) + self.bias_C1
         if self.personal_CND is not None:
             s_CN += times(self.theta_CD, self.personal_CND.mT)
+        return s_CN
+
+    def step(self, epoch: int, private: bool, shared: bool) -> Tensor:
+        """Gradients at the clients' current values, and a step of what is private, shared, or both."""
+        weights_CE, q_CK = self.q()
+        s_CN = self.logits(q_CK)
         share_CN, label_CN = self.batch.share_N, self.batch.label_N
         loss_C = (share_CN * self.loss.of(s_CN, label_CN)).sum(dim=1)
-        residual_CN = self.loss.slope(s_CN, label_CN) * share_CN
+        slope_CN = self.loss.slope(s_CN, label_CN)
+        if self.guided:
+            weight_C, preferences_CN = self.guided["guidance"], self.guided["preferences"]
+            loss_C += weight_C * (share_CN * divergence(s_CN, preferences_CN)).sum(dim=1)
+            slope_CN = slope_CN + weight_C[:, None] * divergence_slope(s_CN, preferences_CN)
+        residual_CN = slope_CN * share_CN
         of_items_CND, of_common_CND = residual_CN[:0, :, None], None
         if self.rows_move:
             of_items_CND = residual_CN[:, :, None] * self.theta_CD[:, None]

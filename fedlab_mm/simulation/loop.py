@@ -33,6 +33,7 @@ class Loop(Engine):
         mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
         private: dict[str, list[Tensor]] = {name: [] for name in self.private}
         losses, rows, sent_rows, personal, kept = [], [], [], [], []
+        pairs, shown = [], []
         for c in range(len(samples.clients)):  # line 5: for all clients u in S_t
             done, loss, upload, own_scores_I = self.client_round(samples, c, sent)  # line 6: ClientUpdate
             if self.observer is not None:
@@ -51,6 +52,13 @@ class Loop(Engine):
             rows.append(touched)
             personal.append(done.get(PERSONAL, torch.empty(0)))
             kept.append(own_scores_I)
+            if self.groups is not None:
+                by_row = "item_table" in upload.by_row
+                here = upload.rows if by_row or self.guard.idle else torch.arange(self.method.n_items)
+                change = upload.values["item_table"][slice(None) if by_row else here] - sent["item_table"][here]
+                user_P = torch.full_like(here, int(samples.clients[c]))
+                pairs.append((user_P, here, change, torch.ones_like(here, dtype=torch.bool)))
+                shown.append(torch.cat([upload.values[n].flatten() for n in self.method.shown] or [change[0, :0]]))
         return LocalWork(
             {name: torch.stack(values) for name, values in private.items()},
             torch.tensor(losses, dtype=torch.float64),
@@ -58,6 +66,8 @@ class Loop(Engine):
             mixed,
             None if self.personal is None else (_numbered(rows), torch.cat(rows), torch.cat(personal)),
             torch.stack(kept) if self.kept_UI is not None else None,
+            tuple(map(torch.cat, zip(*pairs, strict=True))) if pairs else None,  # type: ignore[arg-type]
+            torch.stack(shown) if shown else None,
         )
 
     def client_round(
@@ -79,6 +89,9 @@ class Loop(Engine):
         if self.personal is not None:
             private[PERSONAL] = self.personal.read(torch.full_like(rows, user), rows)
         here = {n: p[rows] if method.parts[n].by_item else p for n, p in sent.items()}
+        if self.groups is not None:
+            column = int(self.groups.columns(torch.tensor([user])))
+            here = {n: p[:, column] if method.parts[n].by_group else p for n, p in here.items()}
         loss, values = method.client_update(private, here, batch, self.round + 1)
 
         moved = {n: values[n] for n, part in method.parts.items() if part.moves}
@@ -99,6 +112,7 @@ class Loop(Engine):
                 leaves[f"∇{name}"] = values[f"∇{name}"]
             elif part.upload == "value":
                 leaves[name] = (moved if name in by_row else whole)[name]
+        leaves |= {n: private[n] for n in method.shown}
         upload = Upload(user, len(items), rows, leaves, frozenset(by_row))
         return private, float(loss), self.guarded(upload, sent), own_scores_I
 
@@ -113,7 +127,7 @@ class Loop(Engine):
 
         def change(name: str) -> Tensor:
             value = upload.values[name]
-            if name.startswith("∇"):
+            if name.startswith("∇") or name in self.method.shown:
                 return value
             return value - (sent[name][upload.rows] if name in upload.by_row else sent[name])
 
@@ -127,11 +141,12 @@ class Loop(Engine):
                 whole = torch.zeros_like(sent[name]).index_copy_(0, upload.rows, moved)
                 moved = whole[rows]
             if guard.noise:
-                by_item = self.method.parts[name].by_item
+                by_item = name not in self.method.shown and self.method.parts[name].by_item
                 numbers = rows if name in upload.by_row else torch.arange(len(moved)) if by_item else None
                 where = None if numbers is None else numbers[None]
                 moved = moved + guard.noise_of(name, moved[None], who, t, where)[0]
-            values[label] = moved if label.startswith("∇") else sent[name][here] + moved
+            itself = label.startswith("∇") or name in self.method.shown
+            values[label] = moved if itself else sent[name][here] + moved
         return Upload(upload.client, upload.n_samples, rows, values, upload.by_row)
 
     def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:

@@ -66,12 +66,26 @@ class Stacked(Engine):
                 work.kept_CI[where] = kept_CI
         for kernel in kernels:
             kernel.finish()
+        if self.groups is not None:
+            self._show(work, samples, [pair for kernel in kernels for pair in kernel.pairs])
         told = {user: n for kernel in kernels for user, n in kernel.sent_rows.items()}
         if told:
             work.n_rows_C = np.array([told[user] for user in samples.clients.tolist()])
         if personal:
             work.personal = tuple(map(torch.cat, zip(*personal, strict=True)))  # type: ignore[assignment]
         return work
+
+    def _show(self, work: LocalWork, samples: Samples, pairs: Sequence[tuple[Tensor, ...]]) -> None:
+        """What the server groups clients by: the rows that they uploaded, and the private parameters that they show."""
+        work.pairs = tuple(map(torch.cat, zip(*pairs, strict=True)))  # type: ignore[assignment]
+        shown = [work.loss_C.new_empty(len(samples.clients), 0)]
+        for name in self.method.shown:
+            value = work.private[name]
+            assert isinstance(value, Tensor)
+            if self.guard.noise:
+                value = value + self.guard.noise_of(name, value, samples.clients, self.round + 1, None)
+            shown.append(value.flatten(1))
+        work.shown_CK = torch.cat(shown, dim=1)
 
     def _chunks(self, lengths: np.ndarray, kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, np.ndarray]]:
         """Positions of clients, in the order of how many rows they have, and who trains them. A chunk ends where the
