@@ -135,6 +135,7 @@ def train(
     """Train a recipe and report it at its best validation round.
 
     Args:
+        progress: show a bar; a text stands in it.
         recipe: what to train; data: what on, loaded by the recipe's name if left out.
         progress: show a bar with round, loss and validation NDCG.
         resume: a run (saved and loaded, perhaps) of the same recipe with fewer rounds, to go on from.
@@ -510,7 +511,8 @@ def attack(
             users.
 
     Raises:
-        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes.
+        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes, secure
+            aggregation under a method that shows the server what single clients have.
 
     >>> toy = load("toy")
     >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
@@ -527,6 +529,11 @@ def attack(
 
         def watch(world: Dataset, seed: int) -> Ledger:
             engine = Loop(recipe.but(engine="loop", seed=seed), world)
+            if secure and engine.method.shown:
+                raise FedlabError(
+                    f"secure=True: under method '{recipe.method}' the server sees each client's prediction function, "
+                    "not sums only"
+                )
             ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise, hidden=recipe.rows != "touched")
             engine.observer = ledger.take
             for _ in range(rounds):
@@ -596,10 +603,10 @@ def count_parameters(
     once = sum(held[n] for n, part in parts.items() if not (part.moves or part.upload or part.by_group))
     of_users = method.user_embeddings()
     every_user = (n_users - 1) * sum(private[n] for n in of_users)
-    fedmr = server + sum(private.values()) + every_user
+    fedmr = server - method.apart() + sum(private.values()) + every_user
     return {
         "client": sum(held.values()) + sum(private.values()),
-        "private": sum(private.values()),
+        "private": sum(count for n, count in private.items() if n not in method.shown),
         "server": server,
         "download": moved.download // 4,
         "upload": moved.per_row * n_items + moved.whole,

@@ -52,12 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _use(path: Path) -> None:
     """Run a Python file of the user's own, so that what it registers is known."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"used by fedlab-mm: {path.stem}"  # hides no other module
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FedlabError(f"--use {path}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FedlabError as error:
+        raise FedlabError(f"--use {path}: {error}") from None
+    except Exception as error:
+        raise FedlabError(f"--use {path}: {type(error).__name__}: {error}") from error
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -165,3 +165,6 @@ def test_a_file_of_your_own_is_used(tmp_path, capsys):
     assert main(["--use", str(own), *asked]) == 0
     assert main(["--use", str(tmp_path / "nowhere.py"), *asked]) == 2
     assert "nowhere.py: there is no such Python file" in capsys.readouterr().err
+    own.write_text("import torch\n\n1 / 0\n")
+    assert main(["--use", str(own), *asked]) == 2
+    assert capsys.readouterr().err == f"fedlab-mm: --use {own}: ZeroDivisionError: division by zero\n"

@@ -390,6 +390,10 @@ class Method:
             return fedmr
         return self.n_tables() * self.n_items * self.recipe.dim + sum(private.values())
 
+    def apart(self) -> int:
+        """How many of the parameters counted here a client's model does without: the papers' tables leave them out."""
+        return 0
+
     def n_tables(self) -> int:
         """How many item tables of width D its Table 3 counts: one for each view."""
         return len(self.shared.get_submodule("fusion.bank").views)  # type: ignore[arg-type]

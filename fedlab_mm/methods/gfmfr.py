@@ -144,6 +144,10 @@ class GFMFR(NoFusion):
         layers = dict(self.shared.backbone.named_parameters())
         return functional_call(self.client.backbone, {**layers, **own}, (self.fused(group),))
 
+    def apart(self) -> int:
+        ratio = self.client.get_parameter(RATIO).numel()  # kept, not learned
+        return ratio + sum(p.numel() for p in self.shared.get_submodule("fusions").parameters())
+
     def server_optimizer(self) -> None:
         """The server averages, and fits fusions apart."""
 

@@ -102,3 +102,15 @@ def test_what_diverges_is_a_gap_not_a_figure(tiny, world, monkeypatch):
 def test_an_exhibit_says_what_it_needs():
     with pytest.raises(NotImplementedError):
         Exhibit().settings()
+
+
+def test_a_field_that_came_later_makes_no_figure_stale(tiny, world, tmp_path):
+    figures.make("tiny", tmp_path, data=world)
+    path = tmp_path / "tiny.json"
+    about = json.loads(path.read_text())
+    value = about["settings"]["defaults"].pop("fit_epochs")
+    path.write_text(json.dumps(about))
+    assert figures.state("tiny", tmp_path) == "fresh"
+    about["settings"]["defaults"]["fit_epochs"] = value + 1  # a default that did change is another matter
+    path.write_text(json.dumps(about))
+    assert figures.state("tiny", tmp_path).startswith("stale: its recipes")

@@ -139,6 +139,19 @@ def test_what_crosses_the_wire(world, grouped):
     assert record.upload_bytes - plain.upload_bytes == 4 * (grouped.dim + 1) * world.n_users
 
 
+def test_what_a_client_holds(grouped):
+    """No fusion: what an ID-based client holds, one preference an item, and the average of a ratio."""
+    counts, plain = (fl.count_parameters(fl.Recipe(method=m), 204, 560) for m in ("gfmfr", "none"))
+    assert counts["client"] == plain["client"] + 560 + 1
+    assert counts["fedmr"] == counts["fedvlr"] == plain["fedmr"]
+    assert counts["private"] == 1 and plain["private"] == 65
+
+
+def test_sums_do_not_hide_what_is_shown(world, grouped):
+    with pytest.raises(fl.FedlabError, match="secure=True: under method 'gfmfr' the server sees each client's"):
+        fl.attack("items", grouped, world, rounds=1, secure=True, progress=False)
+
+
 @pytest.mark.parametrize("how", ["prediction", "behaviour", "random"])
 def test_it_goes_on_where_it_stopped(world, grouped, how, tmp_path):
     r = grouped.but(grouping=how, clients=0.4, distill_schedule="constant")  # the other schedule looks at the end
