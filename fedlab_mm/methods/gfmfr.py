@@ -4,10 +4,11 @@
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from fedlab_mm.errors import FedlabError
@@ -125,13 +126,31 @@ class GFMFR(NoFusion):
         """Q_l: [I, item_width]."""
         return self.fusions[group](self.inputs()).mean(dim=0)
 
-    def fit(self, group: int, target_IW: Tensor) -> None:
-        """Fit a group's fusion to the mean of its members' item rows, from where the last round left it."""
-        optimizer = torch.optim.Adam(self.fusions[group].parameters(), lr=FIT_LR)
+    def fit(self, groups: Sequence[int], targets_GIW: Tensor) -> None:
+        """Fit fusions of some groups, each to the mean of its members' item rows, from where the last round left them.
+
+        All at once, which is the same as each on its own: nothing that a fusion learns depends on another.
+        """
+        banks = [self.fusions[group] for group in groups]
+        stacked, _ = stack_module_state(banks)  # type: ignore[arg-type]  # takes any sequence of modules
+        inputs = self.inputs()
+        optimizer = torch.optim.Adam(list(stacked.values()), lr=FIT_LR, fused=True)
+
+        def views(parameters: Parameters, signals_MID: Tensor) -> Tensor:
+            return functional_call(banks[0], dict(parameters), (inputs, signals_MID)).mean(dim=0)
+
         for _ in range(self.recipe.fit_epochs):
             optimizer.zero_grad()
-            F.mse_loss(self.fused(group), target_IW).backward()
+            mapped = []
+            for modality, feature_Id in inputs.items():  # one product with the maps of all groups
+                weight_GWd = stacked[f"maps.{modality}.weight"]
+                mapped_IGW = (feature_Id @ weight_GWd.flatten(0, 1).T).view(len(feature_Id), *weight_GWd.shape[:2])
+                mapped.append(mapped_IGW.transpose(0, 1) + stacked[f"maps.{modality}.bias"][:, None])
+            error_GIW = torch.func.vmap(views)(stacked, torch.stack(mapped, dim=1)) - targets_GIW
+            error_GIW.square().mean(dim=(1, 2)).sum().backward()
             optimizer.step()
+        for g, bank in enumerate(banks):
+            bank.load_state_dict({name: parameter[g] for name, parameter in stacked.items()})
 
     @torch.no_grad()
     def prefer(self, group: int, shown_K: Tensor) -> Tensor:

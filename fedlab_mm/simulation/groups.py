@@ -92,13 +92,16 @@ class Groups:
         weight_P = torch.from_numpy(weight_U)[uploads.user_P.cpu()].to(table_IW)
         group_P = torch.from_numpy(self.group_U)[uploads.user_P.cpu()].to(table_IW.device)
         preferences_IG = self.method.shared.get_buffer("preferences")
-        for group in np.flatnonzero(matrix_GC.any(axis=1)):
+        there = np.flatnonzero(matrix_GC.any(axis=1)).tolist()
+        targets = []
+        for group in there:
             here = group_P == group
-            target_IW = table_IW.index_add(0, uploads.item_P[here], weight_P[here, None] * uploads.change_PW[here])
-            self.method.fit(int(group), target_IW)
+            targets.append(table_IW.index_add(0, uploads.item_P[here], weight_P[here, None] * uploads.change_PW[here]))
+        self.method.fit(there, torch.stack(targets))
+        for group in there:
             members = torch.from_numpy(np.flatnonzero(self.group_U == group))
             mean_K = self.shown_UK[members].mean(dim=0).to(table_IW)
-            preferences_IG[:, group] = self.method.prefer(int(group), mean_K)
+            preferences_IG[:, group] = self.method.prefer(group, mean_K)
 
     def _grouped(self, known: np.ndarray) -> np.ndarray:
         r = self.recipe
