@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from fedlab_mm.attacks import Ledger, Scene
+from fedlab_mm.attacks import Ledger, Scene, as_seen
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.methods import Method
@@ -503,7 +503,7 @@ def attack(
             likelihood ratio with shadow runs), "taste" (which kinds does it like; generated data only).
         recipe: with whatever defences it has; data: what on, loaded by the recipe's name if left out.
         rounds: how many rounds the server watches.
-        secure: secure aggregation: the server sees each round's sum only.
+        secure: secure aggregation: the server sees each round's sum only, and what a method has each client show.
         shadows: how many federations the "membership" attack trains.
 
     Returns:
@@ -511,8 +511,7 @@ def attack(
             users.
 
     Raises:
-        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes, secure
-            aggregation under a method that shows the server what single clients have.
+        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes.
 
     >>> toy = load("toy")
     >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
@@ -529,12 +528,8 @@ def attack(
 
         def watch(world: Dataset, seed: int) -> Ledger:
             engine = Loop(recipe.but(engine="loop", seed=seed), world)
-            if secure and engine.method.shown:
-                raise FedlabError(
-                    f"secure=True: under method '{recipe.method}' the server sees each client's prediction function, "
-                    "not sums only"
-                )
-            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise, hidden=recipe.rows != "touched")
+            hidden = recipe.rows != "touched"
+            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise, hidden, as_seen(engine.method))
             engine.observer = ledger.take
             for _ in range(rounds):
                 record = engine.step()

@@ -8,7 +8,8 @@ of it.
 
 The attacks here know the model, the broadcast values and the titles; they do not know a client's private parameters.
 With secure aggregation the server sees a round's sum only, and compares the rounds that a client was in with those it
-was not.
+was not. Where a method has clients show their prediction functions (GFMFR), no sum hides those: the server scores all
+items under a client's function as that client would.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.methods.base import Method
+from fedlab_mm.methods.gfmfr import GFMFR
 from fedlab_mm.records import Dataset, Upload
 from fedlab_mm.registry import register
 
@@ -41,6 +44,8 @@ class Ledger:
         along_UI: how far a client's rows lay on the side of its own items, summed over rounds, in units of their root
             mean square.
         norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
+        as_seen: how an upload scores all items, [I], under the prediction function that it shows; None where none does.
+        shown_UI: those scores, from the last upload of each client.
     """
 
     n_users: int
@@ -48,9 +53,11 @@ class Ledger:
     secure: bool = False
     noise: float = 0.0
     hidden: bool = False
+    as_seen: Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None = None
     seen_U: np.ndarray = field(init=False)
     touched_UI: np.ndarray = field(init=False)
     along_UI: np.ndarray = field(init=False)
+    shown_UI: np.ndarray = field(init=False)
     norm_TI: list[np.ndarray] = field(default_factory=list)
     there_TU: list[np.ndarray] = field(default_factory=list)
 
@@ -58,9 +65,12 @@ class Ledger:
         self.seen_U = np.zeros(self.n_users)
         self.touched_UI = np.zeros((self.n_users, self.n_items))
         self.along_UI = np.zeros((self.n_users, self.n_items))
+        self.shown_UI = np.zeros((self.n_users, self.n_items))
 
     def take(self, upload: Upload, sent: Mapping[str, Tensor]) -> None:
         """One client's upload of a round."""
+        if self.as_seen is not None:
+            self.shown_UI[upload.client] = self.as_seen(upload, sent)
         if self.secure:
             return
         rows, change = row_changes(upload, sent)
@@ -87,8 +97,12 @@ class Ledger:
         """How much each item looks like one of a client's own: float [U, I].
 
         Args:
-            signal: "touched" (how often its row came), "side" (on which side of the client's line), or "all", both.
+            signal: "touched" (how often its row came), "side" (on which side of the client's line), "shown" (its score
+                under the prediction function that the client shows), or "all": the first two, and under secure
+                aggregation what it leaves: the third, or else the sums.
         """
+        if signal == "shown" or (self.secure and self.as_seen is not None):
+            return self.shown_UI
         if self.secure:
             return self._from_sums()
         rounds_U1 = np.maximum(self.seen_U, 1)[:, None]
@@ -104,6 +118,14 @@ class Ledger:
         always_U = (share_U == 0) | (share_U == 1)
         scores_UI[always_U] = norm_TI.mean(axis=0)
         return scores_UI
+
+
+def as_seen(method: Method) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None:
+    """How a server scores all items under what an upload shows of its prediction function, [I]; None where uploads show
+    nothing of it."""
+    if not isinstance(method, GFMFR):
+        return None
+    return lambda upload, sent: method.as_seen(upload.values, sent["item_table"]).cpu().numpy()
 
 
 def row_changes(upload: Upload, sent: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -250,6 +272,8 @@ def infer_items(scene: Scene) -> pd.DataFrame:
     rows = {"uploads": report(ledger.scores_UI(), own_UI)}
     if not ledger.secure:
         rows |= {f"uploads, {signal} only": report(ledger.scores_UI(signal), own_UI) for signal in ("touched", "side")}
+    if ledger.as_seen is not None:
+        rows["prediction function shown"] = report(ledger.scores_UI("shown"), own_UI)
     popularity_UI = np.tile(scene.data.popularity_I.astype(float), (scene.data.n_users, 1))
     rows["popularity alone"] = report(popularity_UI, own_UI)
     return pd.DataFrame(rows).T

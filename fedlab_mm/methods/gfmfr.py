@@ -132,7 +132,7 @@ class GFMFR(NoFusion):
         All at once, which is the same as each on its own: nothing that a fusion learns depends on another.
         """
         banks = [self.fusions[group] for group in groups]
-        stacked, _ = stack_module_state(banks)  # type: ignore[arg-type]  # takes any sequence of modules
+        stacked, _ = stack_module_state(banks)
         inputs = self.inputs()
         optimizer = torch.optim.Adam(list(stacked.values()), lr=FIT_LR, fused=True)
 
@@ -154,14 +154,19 @@ class GFMFR(NoFusion):
 
     @torch.no_grad()
     def prefer(self, group: int, shown_K: Tensor) -> Tensor:
-        """e_l, [I]: the fused items, scored by the mean of the members' prediction functions and the shared layers."""
+        """e_l, [I]: the fused items, scored by the mean of the members' prediction functions."""
         own, start = {}, 0
         for name in self.shown:
             parameter = self.client.get_parameter(name)
-            own[name.removeprefix("backbone.")] = shown_K[start : start + parameter.numel()].view(parameter.shape)
+            own[name] = shown_K[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
+        return self.as_seen(own, self.fused(group))
+
+    def as_seen(self, shown: Parameters, items_IW: Tensor) -> Tensor:
+        """Items, [I, item_width], scored by a prediction function that was shown and the shared layers: [I]."""
         layers = dict(self.shared.backbone.named_parameters())
-        return functional_call(self.client.backbone, {**layers, **own}, (self.fused(group),))
+        own = {name.removeprefix("backbone."): shown[name] for name in self.shown}
+        return functional_call(self.client.backbone, {**layers, **own}, (items_IW,))
 
     def apart(self) -> int:
         ratio = self.client.get_parameter(RATIO).numel()  # kept, not learned

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from torch.distributions import Bernoulli, kl_divergence
 
 import fedlab_mm as fl
@@ -80,7 +80,7 @@ def test_a_clients_step_is_along_the_gradient_of_both_losses(world, grouped, sca
     of_group = kl_divergence(Bernoulli(probs=logits.sigmoid()), Bernoulli(probs=soft)).mean()
     weight = 0.7 * (1 + np.cos(np.pi * 2 / r.rounds)) / 2
     if scale == "ratio":
-        now = min(float(of_labels / of_group), 10.0)
+        now = min(float((of_labels / of_group).detach()), 10.0)
         before = float(engine.private["distill_ratio"][4])
         weight *= min(now, 0.9 * before + 0.1 * now)
     (of_labels + weight * of_group).backward()
@@ -148,8 +148,28 @@ def test_what_a_client_holds(grouped):
 
 
 def test_sums_do_not_hide_what_is_shown(world, grouped):
-    with pytest.raises(fl.FedlabError, match="secure=True: under method 'gfmfr' the server sees each client's"):
-        fl.attack("items", grouped, world, rounds=1, secure=True, progress=False)
+    """What a server reads in a shown function is how that function ranks the client's own items."""
+    sums = fl.attack("items", grouped, world, rounds=3, secure=True, progress=False)
+    assert list(sums.index) == ["uploads", "prediction function shown", "popularity alone"]
+    assert sums.loc["uploads", "auc"] == sums.loc["prediction function shown", "auc"]
+    rows = fl.attack("items", grouped, world, rounds=3, progress=False)
+    assert rows.loc["prediction function shown", "auc"] == sums.loc["uploads", "auc"]
+    engine = lookup("engine", "loop")(grouped.but(engine="loop"), world)
+    seen = np.zeros((world.n_users, world.n_items))
+
+    def look(upload, sent):
+        own = {n.removeprefix("backbone."): upload.values[n] for n in engine.method.shown}
+        layers = dict(engine.method.shared.backbone.named_parameters())
+        with torch.no_grad():
+            scores = torch.func.functional_call(engine.method.client.backbone, layers | own, (sent["item_table"],))
+        seen[upload.client] = scores.numpy()
+
+    engine.observer = look
+    for _ in range(3):
+        engine.step()
+    own = [np.isin(np.arange(world.n_items), world.train[u]) for u in range(world.n_users)]
+    expected = np.mean([roc_auc_score(o, s) for o, s in zip(own, seen, strict=True)])
+    assert rows.loc["prediction function shown", "auc"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("how", ["prediction", "behaviour", "random"])
