@@ -72,6 +72,10 @@ class Cells(Exhibit):
         """(values of `keys`, recipe) of each."""
         raise NotImplementedError
 
+    def grid(self, recipe: Recipe) -> Sequence[Mapping[str, Any]]:
+        """The settings that a cell is tuned over; a figure that has others says so in `settings`."""
+        return GRID
+
     def settings(self) -> dict[str, Any]:
         recipes = {" | ".join(map(str, key)): recipe for key, recipe in self.cells()}
         return {**as_settings(recipes), "grid": list(GRID), "seeds": list(self.seeds)}
@@ -79,7 +83,7 @@ class Cells(Exhibit):
     def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
         rows = []
         for key, recipe in tqdm(list(self.cells()), desc=type(self).__name__, unit="cell"):
-            best = tuned(recipe, GRID, data, cache)
+            best = tuned(recipe, self.grid(recipe), data, cache)
             rows += [dict(zip(self.keys, key, strict=True)) | row for row in measured(best, data, self.seeds, cache)]
         return pd.DataFrame(rows)
 

@@ -76,12 +76,15 @@ def plot_sampling(
     metrics: str | Sequence[str] = "ndcg@50",
     lines: str = "backbone",
     panels: str | None = None,
+    label: str = "share of clients in a round",
 ) -> Figure:
-    """A metric against the share of clients in a round: a line for each backbone with a band over the range of seeds.
+    """A metric against a share, of clients or of what else `label` says: a line for each backbone with a band over the
+    range of seeds.
 
     Args:
         table: columns share, the one named by `lines`, and the metrics; a row for each seed.
         panels: a column with a panel for each of its values; without it, a panel for each metric.
+        label: of the horizontal axis.
     """
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     names = list(dict.fromkeys(table[lines]))
@@ -101,7 +104,7 @@ def plot_sampling(
             mean, colour = by_share.mean(), PALETTE[n % len(PALETTE)]
             axis.fill_between(mean.index, by_share.min(), by_share.max(), color=colour, alpha=0.18, linewidth=0)
             axis.plot(mean.index, mean, **_mark(n) | {"linestyle": DASHES[n % len(DASHES)]}, label=str(name))
-        axis.set_xlabel("share of clients in a round")
+        axis.set_xlabel(label)
         axis.set_title(str(title), fontsize=9)
         axis.set_ylim(0, None)
         bare(axis)
@@ -110,6 +113,43 @@ def plot_sampling(
             axis.set_ylabel(f"test {metric.upper()}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
+    return closed(figure)
+
+
+def plot_changes(table: pd.DataFrame, metric: str, reference: str, panels: str = "backbone") -> Figure:
+    """One thing changed at a time: a row for each variant, its mean, every seed, and the reference as a line.
+
+    Args:
+        table: columns variant, the one named by `panels`, and the metric; a row for each seed.
+        reference: the variant that is nothing changed.
+    """
+    titles, variants = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table["variant"]))
+    figure, axes = plt.subplots(
+        1,
+        len(titles),
+        figsize=(1.6 + 3 * len(titles), 0.8 + 0.28 * len(variants)),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, title in zip(axes[0], titles, strict=True):
+        for y, variant in enumerate(variants):
+            mine = _of(table, panels, title, variant, metric)
+            if len(mine):
+                style = _mark(0 if variant == reference else 1)
+                axis.plot([mine.min(), mine.max()], [y, y], color=style["color"], linewidth=1.2, alpha=0.6)
+                axis.plot(mine, [y] * len(mine), ".", color=style["color"], markersize=4)
+                axis.plot(mine.mean(), y, **style)
+            else:
+                axis.text(0.02, y, "diverged", transform=axis.get_yaxis_transform(), fontsize=8, va="center")
+        axis.axvline(
+            _of(table, panels, title, reference, metric).mean(), color="0.45", linestyle=DASHES[1], linewidth=1
+        )
+        axis.set_title(str(title), fontsize=9)
+        axis.set_xlabel(f"test {metric.upper()}")
+        bare(axis)
+    axes[0, 0].set_yticks(range(len(variants)), variants)
+    axes[0, 0].invert_yaxis()
     return closed(figure)
 
 
