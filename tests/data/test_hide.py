@@ -27,7 +27,10 @@ def test_a_larger_share_takes_the_same_and_more(world):
 
 @pytest.mark.parametrize(
     ("shares", "message"),
-    [({"sound": 0.1}, "no modality 'sound'; it has: image, text"), ({"image": 1.0}, r"share of 'image' is 1; .*\[0, 1\)")],
+    [
+        ({"sound": 0.1}, "no modality 'sound'; it has: image, text"),
+        ({"image": 1.0}, r"share of 'image' is 1; .*\[0, 1\)"),
+    ],
 )
 def test_what_cannot_be_hidden(world, shares, message):
     with pytest.raises(fl.FedlabError, match=message):
