@@ -21,15 +21,16 @@ from tqdm import tqdm
 
 from fedlab_mm.attacks import Ledger, Scene, as_seen
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_blocks, paired_test
+from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks, paired_auc, paired_test
 from fedlab_mm.methods import Method
-from fedlab_mm.records import Dataset, Model, Recipe, RoundRecord, Run
+from fedlab_mm.records import ClickLog, Dataset, Model, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.engine import traffic
 from fedlab_mm.simulation.loop import Loop
 
 BASELINES = ("popularity", "itemknn", "ease")
+CLICK_BASELINES = ("rate", "user rate", "logistic", "trees")
 
 
 def load(
@@ -69,7 +70,7 @@ def load(
     return lookup("dataset", text).load(root=root, seed=seed, **options)
 
 
-def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
+def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
     """The federated loop, opened: one record a round, while it happens.
 
     `record.metrics` are those of validation, in the rounds that the recipe evaluates (every `evaluate_every`-th, and
@@ -92,29 +93,38 @@ def rounds(recipe: Recipe, data: Dataset | None = None, resume: Run | None = Non
     return _rounds(_engine_of(recipe, data, resume), resume)
 
 
-def _engine_of(recipe: Recipe, data: Dataset, resume: Run | None) -> Engine:
+def _engine_of(recipe: Recipe, data: Dataset | ClickLog, resume: Run | None) -> Engine:
     if resume is not None:
         _check_resume(recipe, data, resume)
-    engine: Engine = lookup("engine", recipe.engine)(recipe, data)
+    engine: Engine = engine_class(recipe, data)(recipe, data)
     if resume is not None:
         engine.load_state(dict(resume.last_state))
     return engine
 
 
 def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
-    recipe, data = engine.recipe, engine.data
-    waited, best = _waited(recipe, resume)
+    recipe = engine.recipe
+    waited, best = _waited(engine.goal, resume)
     while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):
         record = engine.step()
         if record.round % recipe.evaluate_every == 0 or record.round == recipe.rounds:
-            metrics, _ = evaluate_blocks(engine.score_blocks(), data, "valid", recipe.k, recipe.ties)
+            metrics = _metrics(engine, "valid")
             record = replace(record, metrics=metrics)
-            value = metrics[f"ndcg@{recipe.k}"]
+            value = metrics[engine.goal]
             waited, best = (0, value) if value > best else (waited + 1, best)
         yield record
 
 
-def untrained(recipe: Recipe, data: Dataset | None = None) -> Model:
+def _metrics(engine: Any, split: str) -> dict[str, float]:
+    """Of a split's targets: HR and NDCG of a ranking; AUC, LogLoss and GAUC of clicks."""
+    recipe, data = engine.recipe, engine.data
+    if isinstance(data, ClickLog):
+        predicted = engine.predict(split)
+        return evaluate_clicks(predicted["logit"], predicted["click"], predicted["user"])
+    return evaluate_blocks(engine.score_blocks(), data, split, recipe.k, recipe.ties)[0]
+
+
+def untrained(recipe: Recipe, data: Dataset | ClickLog | None = None) -> Model:
     """The federation before its first round: what every client begins with.
 
     >>> toy = load("toy")
@@ -127,7 +137,7 @@ def untrained(recipe: Recipe, data: Dataset | None = None) -> Model:
 
 def train(
     recipe: Recipe,
-    data: Dataset | None = None,
+    data: Dataset | ClickLog | None = None,
     progress: bool | str = True,
     resume: Run | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -156,11 +166,11 @@ def train(
         run = train(recipe, data, progress, resume)
         run.save(kept)
         return run
-    ndcg = f"ndcg@{recipe.k}"
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
     _check_cutoff(recipe, data)
     engine = _engine_of(recipe, data, resume)
+    goal = engine.goal
     if resume is not None:
         best_round, best_state = resume.best_round, resume.model.state() if resume.best_round else None
         if resume.best_round:
@@ -170,7 +180,7 @@ def train(
         last_state = engine.state()
         if best_state is not None:
             engine.load_state(best_state)
-        test, _ = evaluate_blocks(engine.score_blocks(), data, "test", recipe.k, recipe.ties)
+        test = _metrics(engine, "test")
         table = pd.concat(history, ignore_index=True) if history else _history_rows([])
         return Run(recipe, data, table, test, best_round, engine, last_state)
 
@@ -185,11 +195,11 @@ def train(
     try:
         for record in _rounds(engine, resume):
             history.append(_history_rows([record]))
-            if record.metrics and record.metrics[ndcg] > best_value:
-                best_round, best_value = record.round, record.metrics[ndcg]
+            if record.metrics and record.metrics[goal] > best_value:
+                best_round, best_value = record.round, record.metrics[goal]
                 best_state = None  # two snapshots are not held at once
                 best_state = engine.state()
-            bar.set_postfix({"loss": f"{record.loss:.4f}", f"valid {ndcg}": f"{best_value:.4f}"}, refresh=False)
+            bar.set_postfix({"loss": f"{record.loss:.4f}", f"valid {goal}": f"{best_value:.4f}"}, refresh=False)
             bar.update()
     except DivergedError as error:
         raise DivergedError(error.round, error.client, finish()) from None
@@ -198,7 +208,7 @@ def train(
     return finish()
 
 
-def _key(recipe: Recipe, data: Dataset) -> str:
+def _key(recipe: Recipe, data: Dataset | ClickLog) -> str:
     """The name of a run in a cache: it changes with all that decides the run."""
     about = f"{recipe.to_json()} {data.fingerprint} {version('fedlab_mm')}"
     return f"{recipe.backbone}-{recipe.method}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
@@ -206,7 +216,7 @@ def _key(recipe: Recipe, data: Dataset) -> str:
 
 def load_run(
     folder: str | os.PathLike[str],
-    data: Dataset | None = None,
+    data: Dataset | ClickLog | None = None,
     root: str | os.PathLike[str] | None = None,
     device: str = "cpu",
 ) -> Run:
@@ -248,7 +258,7 @@ def load_run(
             f"{folder} was trained on other data than this {data.name}: "
             f"sha256 {known_as[:12]}… there, {data.fingerprint[:12]}… here"
         )
-    engine: Engine = lookup("engine", recipe.engine)(recipe, data)
+    engine: Engine = engine_class(recipe, data)(recipe, data)
     engine.load_state(best_state)
     return Run(recipe, data, history, test, best_round, engine, last_state)
 
@@ -256,18 +266,20 @@ def load_run(
 def compare(
     recipes: Sequence[Recipe],
     seeds: Sequence[int] = range(3),
-    data: Dataset | None = None,
-    baselines: Sequence[str] = BASELINES,
+    data: Dataset | ClickLog | None = None,
+    baselines: Sequence[str] | None = None,
     progress: bool = True,
     label: Callable[[Recipe], str | None] = lambda recipe: None,
     cache: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Train each recipe with each seed, beside simple baselines, on the same test targets.
+    """Train each recipe with each seed, beside simple baselines, on the same test targets: of a ranking HR and NDCG, of
+    clicks AUC, LogLoss and GAUC.
 
     A run that diverges does not end the comparison: a warning names it, and its row has the other seeds, or none.
 
     Args:
-        baselines: their names; "ease:200" sets the one number that a baseline takes (EASE's λ).
+        baselines: their names; "ease:200" sets the one number that a baseline takes (EASE's λ). If left
+            out, popularity, itemknn and ease; for clicks rate, user rate, logistic and trees.
         label: a recipe's name in the table, where the one made of what differs between recipes is too long.
         cache: a folder that keeps finished runs, as for `train`.
 
@@ -284,36 +296,52 @@ def compare(
         raise FedlabError("compare needs at least one recipe and one seed")
     if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
-    rivals = {name: _baseline(name) for name in baselines}
+    world: Any = _data_of(recipes[0], data)
+    clicks = isinstance(world, ClickLog)
+    if baselines is None:
+        baselines = CLICK_BASELINES if clicks else BASELINES
+    rivals = {name: lookup("click baseline", name)() if clicks else _baseline(name) for name in baselines}
     labels = [label(recipe) or name for name, recipe in zip(_labels(recipes), recipes, strict=True)]
     for row in labels:
         if [*baselines, *labels].count(row) > 1:
             raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
-    data = _data_of(recipes[0], data)
     k, ties = recipes[0].k, recipes[0].ties
     rows: dict[str, list[dict[str, float]]] = {}
     users: list[pd.DataFrame] = []
     valid: dict[str, float] = {}
 
     def take(row: str, seed: int, blocks: Iterable[tuple[slice, torch.Tensor]]) -> None:
-        metrics, of_users = evaluate_blocks(blocks, data, "test", k, ties)
+        metrics, of_users = evaluate_blocks(blocks, world, "test", k, ties)
         rows.setdefault(row, []).append(metrics)
-        warm = data.warm_I[of_users["target"]]
+        warm = world.warm_I[of_users["target"]]
         users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm))
 
+    def take_clicks(row: str, seed: int, predicted: pd.DataFrame) -> None:
+        logit, click = predicted["logit"], predicted["click"]
+        rows.setdefault(row, []).append(evaluate_clicks(logit, click, predicted["user"]))
+        logloss = np.logaddexp(0, np.where(click > 0, -logit, logit))
+        users.append(predicted.assign(row=row, seed=seed, logloss=logloss))
+
     for name, baseline in rivals.items():
-        scores_UI = torch.as_tensor(baseline.scores(data))
-        take(name, 0, [(slice(0, data.n_users), scores_UI)])
+        if clicks:
+            shown = world.interactions[world.interactions["split"] == "test"][["user", "click"]].reset_index(drop=True)
+            take_clicks(name, 0, shown.assign(logit=baseline.predict(world, "test")))
+            continue
+        scores_UI = torch.as_tensor(baseline.scores(world))
+        take(name, 0, [(slice(0, world.n_users), scores_UI)])
     for row, recipe in zip(labels, recipes, strict=True):
         best = []
         rows[row] = []
         for seed in seeds:
             try:
-                run = train(recipe.but(seed=seed), data, f"{row}, seed {seed}" if progress else False, cache=cache)
+                run = train(recipe.but(seed=seed), world, f"{row}, seed {seed}" if progress else False, cache=cache)
             except DivergedError as error:
                 warnings.warn(f"'{row}', seed {seed}: {error}", stacklevel=2)
                 continue
-            take(row, seed, run.model.score_blocks())
+            if clicks:
+                take_clicks(row, seed, run.predictions())
+            else:
+                take(row, seed, run.model.score_blocks())
             best.append(run.best_valid)
         valid[row] = float(np.mean(best)) if best else np.nan
     if not users:
@@ -334,12 +362,13 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
     A user's figure is its mean over the row's seeds; users are what is drawn.
 
     Args:
-        table: from `compare`; a, b: names of its rows; metric: "hr@50" or "ndcg@50".
-        targets: "all", "warm" or "cold".
+        table: from `compare`; a, b: names of its rows; metric: "hr@50" or "ndcg@50", of clicks "auc" or "logloss".
+        targets: "all", "warm" or "cold"; of clicks "all".
 
     Returns:
         difference (mean of a − b), low and high (95 % bootstrap interval), p (two-sided sign-flip permutation test),
-        users. NaN where fewer than two users have such a target.
+        users. NaN where fewer than two users have such a target. Of "auc", which no single user has, users are
+        drawn and exchanged with all their predictions, and AUC is taken anew.
 
     Raises:
         FedlabError: an unknown row, metric or kind of targets; a table that is not from `compare`.
@@ -347,12 +376,16 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
     if "users" not in table.attrs:
         raise FedlabError("this table does not hold what each user got: give paired the table that compare returned")
     users: pd.DataFrame = table.attrs["users"]
-    metrics = [str(c) for c in users if "@" in str(c)]
+    metrics = ["auc", "logloss"] if "logit" in users else [str(c) for c in users if "@" in str(c)]
     if metric not in metrics:
         raise FedlabError(f"unknown metric '{metric}': there are: {', '.join(metrics)}")
     for row in (a, b):
         if row not in set(users["row"]):
             raise FedlabError(f"there is no row '{row}'; there are: {', '.join(table.index)}")
+    if "logit" in users and targets != "all":
+        raise FedlabError(f"targets='{targets}': showings are not told apart, take 'all'")
+    if metric == "auc":
+        return paired_auc(users[users["row"] == a], users[users["row"] == b])
     if targets not in ("all", "warm", "cold"):
         raise FedlabError(f"unknown targets '{targets}': there are: all, warm, cold")
     chosen = users if targets == "all" else users[users["warm"] == (targets == "warm")]
@@ -363,7 +396,7 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
 def tune(
     recipe: Recipe,
     grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]],
-    data: Dataset | None = None,
+    data: Dataset | ClickLog | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
     seeds: Sequence[int] | None = None,
@@ -407,7 +440,7 @@ def tune(
                 _write_text(place / "tuning.csv", _search_table({**known, key: row}))
             known[key] = row
         best = max(best, known[key]["valid"])  # NaN, of a setting that diverged, is never the greater
-        bar.set_postfix({f"valid ndcg@{recipe.k}": f"{best:.4f}"}, refresh=False)
+        bar.set_postfix({"valid": f"{best:.4f}"}, refresh=False)
     if best < 0:
         raise AllDivergedError("every setting of the grid diverged: try lower learning rates")
     winner = next(r for key, r in zip(keys, recipes, strict=True) if known[key]["valid"] == best)
@@ -436,7 +469,7 @@ def _settings(grids: Sequence[Mapping[str, Sequence[Any]]]) -> list[dict[str, An
 
 
 def _judge(
-    candidate: Recipe, seeds: Sequence[int], data: Dataset, cache: str | os.PathLike[str] | None
+    candidate: Recipe, seeds: Sequence[int], data: Dataset | ClickLog, cache: str | os.PathLike[str] | None
 ) -> tuple[dict[str, Any], Run | None]:
     """A row of a search, and the run of the first seed; none where a seed diverged."""
     start, run = time.perf_counter(), None
@@ -453,7 +486,9 @@ def _judge(
     return {**row, "seconds": round(time.perf_counter() - start, 1)}, run
 
 
-def _search_so_far(place: Path | None, recipe: Recipe, seeds: list[int], data: Dataset) -> dict[str, dict[str, Any]]:
+def _search_so_far(
+    place: Path | None, recipe: Recipe, seeds: list[int], data: Dataset | ClickLog
+) -> dict[str, dict[str, Any]]:
     if place is None:
         return {}
     about = json.dumps({"recipe": json.loads(recipe.to_json()), "seeds": seeds, "data": data.fingerprint}, indent=2)
@@ -613,37 +648,48 @@ def count_parameters(
     }
 
 
-def _data_of(recipe: Recipe, data: Dataset | None) -> Dataset:
+def _data_of(recipe: Recipe, data: Any) -> Any:
     if data is None:
         data = load(recipe.dataset)
-    elif isinstance(data, Dataset) and data.name not in recipe.dataset and recipe.dataset in names("dataset"):
+    elif (
+        isinstance(data, Dataset | ClickLog) and data.name not in recipe.dataset and recipe.dataset in names("dataset")
+    ):
         # Not an error: a lecture may swap the data. But the recipe is what is saved, and should not tell a tale.
         warnings.warn(f"the recipe says dataset='{recipe.dataset}', the data are '{data.name}'", stacklevel=3)
-    if not isinstance(data, Dataset):
-        raise FedlabError(
-            f"{data.name} is a {type(data).__name__}, items shown and clicked; '{recipe.backbone}' ranks items "
-            "and needs a Dataset"
-        )
+    kind, other = ("click ", "") if isinstance(data, ClickLog) else ("", "click ")
+    for family in ("backbone", "method"):
+        name = getattr(recipe, family)
+        if name not in names(f"{kind}{family}") and name in names(f"{other}{family}"):
+            what = "showings and clicks" if kind else "items to rank"
+            raise FedlabError(
+                f"{data.name} holds {what}, which {family} '{name}' is not for; there are: "
+                f"{', '.join(names(f'{kind}{family}'))}"
+            )
     return data
 
 
-def _check_cutoff(recipe: Recipe, data: Dataset) -> None:
-    if recipe.k > data.n_items:
+def engine_class(recipe: Recipe, data: Dataset | ClickLog) -> Any:
+    """The engine for a kind of data: it ranks items, or predicts clicks."""
+    return lookup("click engine" if isinstance(data, ClickLog) else "engine", recipe.engine)
+
+
+def _check_cutoff(recipe: Recipe, data: Dataset | ClickLog) -> None:
+    if isinstance(data, Dataset) and recipe.k > data.n_items:
         raise FedlabError(f"k={recipe.k}: {data.name} has only {data.n_items} items")
 
 
-def _waited(recipe: Recipe, resume: Run | None) -> tuple[int, float]:
+def _waited(goal: str, resume: Run | None) -> tuple[int, float]:
     """For how many validations the run to resume has not got better, and its best."""
     if resume is None:
         return 0, -1.0
-    past = resume.history[(resume.history["split"] == "valid") & (resume.history["metric"] == f"ndcg@{recipe.k}")]
+    past = resume.history[(resume.history["split"] == "valid") & (resume.history["metric"] == goal)]
     values = past["value"].to_numpy()
     if not len(values):
         return 0, -1.0
     return len(values) - 1 - int(values.argmax()), float(values.max())
 
 
-def _check_resume(recipe: Recipe, data: Dataset, resume: Run) -> None:
+def _check_resume(recipe: Recipe, data: Dataset | ClickLog, resume: Run) -> None:
     free: dict[str, Any] = {
         "rounds": 1,
         "patience": None,
@@ -704,5 +750,6 @@ def available() -> dict[str, list[str]]:
     >>> available()["method"]
     ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
     """
-    families = ("dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack")
+    families = ["dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack"]
+    families += ["click backbone", "click method", "click baseline"]
     return {family: names(family) for family in families}

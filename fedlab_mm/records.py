@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.registry import lookup
+from fedlab_mm.registry import lookup, names
 
 SPLITS = ("train", "valid", "test")
 
@@ -301,6 +301,14 @@ class Recipe:
             moving average of each client's own, which asks for small rates (at the default ones it diverges on the toy
             set); "none" does not.
         fit_epochs: steps of each group's fusion module in a round.
+        max_length: click prediction: the most showings that a sequence has; attribute_dim: width of each attribute's
+            embedding; blocks, heads: of a transformer; dropout: of its tokens and feed-forward layers.
+        history: what a sequence tells of past showings: "items", their attributes (Eq. 1 of MRFF), or "clicks", also
+            whether they were clicked.
+        gate: MRFF's: "plain"; "weighted": a group's layer counts by its probability; or "through": the balance loss
+            teaches the layers below the gate too; balance: its α (Eq. 8). Its number of groups is `groups`.
+        gate_lr: the rate of gates, which move by plain SGD whatever moves the rest: the balance loss answers a round
+            late, and in larger steps all clients change groups at once.
         dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
         feature_scale: features are standardised by column and multiplied by this; None leaves them as encoded.
         view_scale: in every round each view is divided by its root mean square over the catalogue and multiplied by
@@ -348,6 +356,15 @@ class Recipe:
     distill_schedule: str = "cosine"
     distill_scale: str = "none"
     fit_epochs: int = 50
+    max_length: int = 65
+    attribute_dim: int = 8
+    blocks: int = 2
+    heads: int = 1
+    dropout: float = 0.0
+    history: str = "items"
+    gate: str = "plain"
+    gate_lr: float = 0.1
+    balance: float = 0.1
     dim: int = 64
     id_dim: int = 512
     feature_scale: float | None = 0.1
@@ -365,7 +382,8 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_types()
         for family in ("backbone", "method", "engine"):
-            lookup(family, getattr(self, family))
+            if getattr(self, family) not in names(f"click {family}"):
+                lookup(family, getattr(self, family))
         for family in ("aggregation", "loss"):
             if getattr(self, family) is not None:
                 lookup(family, getattr(self, family))
@@ -387,27 +405,32 @@ class Recipe:
             ("clustering", ("kmeans", "spectral")),
             ("distill_schedule", ("cosine", "constant")),
             ("distill_scale", ("ratio", "none")),
+            ("history", ("items", "clicks")),
+            ("gate", ("plain", "weighted", "through")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:
                 listed = ", ".join(str(c) for c in choices)
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
-        at_least_one = ("rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every")
-        for name in (*at_least_one, "fit_epochs", "groups", "patience", "chunk"):
+        at_least_one = ["rounds", "local_epochs", "negatives", "dim", "id_dim", "k", "evaluate_every", "fit_epochs"]
+        at_least_one += ["max_length", "attribute_dim", "blocks", "heads"]
+        for name in (*at_least_one, "groups", "patience", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FedlabError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.init_scale < float("inf"):
             raise FedlabError(f"init_scale={self.init_scale}: must be a positive number")
-        for name in ("lr", "shared_lr", "id_lr_scale", "feature_scale", "view_scale", "clip", "row_epsilon"):
+        for name in ("lr", "shared_lr", "gate_lr", "id_lr_scale", "feature_scale", "view_scale", "clip", "row_epsilon"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must be a positive number, or None")
+        if not 0 <= self.dropout < 1:
+            raise FedlabError(f"dropout={self.dropout}: the share that is dropped lies in [0, 1)")
         if not 0 < self.clients <= 1:
             raise FedlabError(f"clients={self.clients}: the share of clients in a round lies in (0, 1]")
         if (self.rows == "flipped") != (self.row_epsilon is not None):
             raise FedlabError(
                 f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
             )
-        for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier", "distill"):
+        for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier", "distill", "balance"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must not be negative")
 
@@ -494,6 +517,10 @@ class Model(Protocol):
 
     @property
     def views(self) -> list[str]: ...
+    @property
+    def goal(self) -> str: ...
+    def groups_of_users(self) -> np.ndarray | None: ...
+    def predict(self, split: str) -> pd.DataFrame: ...
     def scores(self) -> torch.Tensor: ...
     def score_blocks(self) -> Iterator[tuple[slice, torch.Tensor]]: ...
     def global_scores(self) -> torch.Tensor: ...
@@ -534,7 +561,7 @@ class Run:
     """
 
     recipe: Recipe
-    data: Dataset
+    data: Any  # a Dataset, or a ClickLog
     history: pd.DataFrame
     test: Mapping[str, float]
     best_round: int
@@ -543,11 +570,11 @@ class Run:
 
     @property
     def best_valid(self) -> float:
-        """Validation NDCG@k at the best round; NaN where none was validated."""
+        """Validation NDCG@k, of click models AUC, at the best round; NaN where none was validated."""
         if not self.best_round:
             return float("nan")
         h = self.history
-        at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == f"ndcg@{self.recipe.k}")
+        at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == self.model.goal)
         return float(h.loc[at_best, "value"].iloc[0])
 
     @property
@@ -572,8 +599,11 @@ class Run:
                 would take among the user's unseen items of the catalogue (1 is the top).
 
         Raises:
-            FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit.
+            FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit; the run
+                predicts clicks.
         """
+        if isinstance(self.data, ClickLog):
+            raise FedlabError(f"'{self.recipe.label}' predicts clicks and ranks nothing: see run.predictions")
         if isinstance(user, str):
             known = np.flatnonzero(self.data.users["id"].astype(str) == user)
             if not len(known):
@@ -602,16 +632,29 @@ class Run:
         top = items.iloc[order][["item", *(["id"] if named else []), "title"]].reset_index(drop=True)
         return top.assign(score=score)
 
-    def groups(self) -> pd.Series:
-        """Which group each user is in, −1 for one that never took part, at the best round: user → group.
+    def groups(self) -> pd.Series | pd.DataFrame:
+        """Which group each user is in, −1 for one that never took part, at the best round: user → group, and under MRFF
+        user × block.
 
         Raises:
             FedlabError: the method groups nobody.
         """
-        memory = getattr(self.model, "groups", None)
-        if memory is None:
-            raise FedlabError(f"method '{self.recipe.method}' groups nobody; gfmfr does")
-        return pd.Series(memory.group_U.copy(), name="group").rename_axis("user")
+        group = self.model.groups_of_users()
+        if group is None:
+            raise FedlabError(f"method '{self.recipe.method}' groups nobody; gfmfr and mrff do")
+        if group.ndim == 1:
+            return pd.Series(group, name="group").rename_axis("user")
+        return pd.DataFrame(group).rename_axis(index="user", columns="block")
+
+    def predictions(self, split: str = "test") -> pd.DataFrame:
+        """What a click model predicts of each user's showings of a split, at the best round: user, click, logit.
+
+        Raises:
+            FedlabError: the run ranks items.
+        """
+        if not isinstance(self.data, ClickLog):
+            raise FedlabError(f"'{self.recipe.label}' ranks items: see run.recommend and run.scores_UI")
+        return self.model.predict(split)
 
     def router_weights(self) -> pd.DataFrame:
         """How much each user's router relies on each view: user × operator, rows sum to one."""

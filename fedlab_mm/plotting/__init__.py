@@ -5,6 +5,7 @@ from fedlab_mm.plotting.ablation import plot_changes, plot_sampling, plot_varian
 from fedlab_mm.plotting.data import plot_long_tail, plot_matrix, plot_rules, plot_similarities, plot_timeline
 from fedlab_mm.plotting.fusion import plot_bands, plot_before_after, plot_reliance
 from fedlab_mm.plotting.gap import plot_gap, plot_gap_rounds, plot_gap_users, project
+from fedlab_mm.plotting.groups import plot_clouds, plot_memberships
 from fedlab_mm.plotting.items import draw_cover, plot_items, plot_recommendations, plot_titles
 from fedlab_mm.plotting.privacy import plot_defences, plot_line, plot_noise, plot_privacy, plot_tradeoffs
 from fedlab_mm.plotting.reported import plot_counts

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -57,6 +58,26 @@ class LocalWork:
             c_P, _, rows_PW = self.personal
             sound_C[c_P[~torch.isfinite(rows_PW.sum(dim=1))].to(sound_C.device)] = False
         return sound_C
+
+
+def select_clients(recipe: Recipe, n_users: int, t: int, last_clients: np.ndarray) -> np.ndarray:
+    """The clients of round t, sorted. Under "rested", the default, none of the last round's take part again where the
+    others are enough: so a server cannot follow a client from one round to the next (FedMR, section 4.5)."""
+    n, n_wanted, rng = n_users, n_clients(recipe, n_users), np.random.default_rng([recipe.seed, t])
+    if n_wanted == n:
+        return np.arange(n)
+    if recipe.sampling == "poisson":
+        return np.flatnonzero(rng.random(n) < n_wanted / n)
+    if recipe.sampling == "fixed":
+        return np.sort(rng.choice(n, n_wanted, replace=False))
+    rested = np.setdiff1d(np.arange(n), last_clients)
+    pool = rested if len(rested) >= n_wanted else np.arange(n)
+    return np.sort(rng.choice(pool, n_wanted, replace=False))
+
+
+def n_clients(recipe: Recipe, n_users: int) -> int:
+    """How many clients a round has, or is expected to have."""
+    return max(1, round(recipe.clients * n_users))
 
 
 class Engine:
@@ -315,22 +336,22 @@ class Engine:
 
     @property
     def n_wanted(self) -> int:
-        """How many clients a round has, or is expected to have."""
-        return max(1, round(self.recipe.clients * self.data.n_users))
+        return n_clients(self.recipe, self.data.n_users)
 
     def sample_clients(self, t: int) -> np.ndarray:
-        """The clients of round t, sorted. Under "rested", the default, none of the last round's take part again where
-        the others are enough: so a server cannot follow a client from one round to the next (FedMR, section 4.5)."""
-        n, n_wanted, rng = self.data.n_users, self.n_wanted, np.random.default_rng([self.recipe.seed, t])
-        if n_wanted == n:
-            return np.arange(n)
-        if self.recipe.sampling == "poisson":
-            return np.flatnonzero(rng.random(n) < n_wanted / n)
-        if self.recipe.sampling == "fixed":
-            return np.sort(rng.choice(n, n_wanted, replace=False))
-        rested = np.setdiff1d(np.arange(n), self.last_clients)
-        pool = rested if len(rested) >= n_wanted else np.arange(n)
-        return np.sort(rng.choice(pool, n_wanted, replace=False))
+        return select_clients(self.recipe, self.data.n_users, t, self.last_clients)
+
+    def groups_of_users(self) -> np.ndarray | None:
+        """Each user's group, [U]; None under a method without groups."""
+        return None if self.groups is None else self.groups.group_U.copy()
+
+    def predict(self, split: str) -> pd.DataFrame:
+        raise FedlabError("this model ranks items; of clicks it knows nothing")
+
+    @property
+    def goal(self) -> str:
+        """The metric by which the best round is chosen."""
+        return f"ndcg@{self.recipe.k}"
 
     def state(self) -> dict[str, Tensor]:
         """All that the next round depends on, by name, as copies on the CPU."""

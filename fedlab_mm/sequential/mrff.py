@@ -1,0 +1,103 @@
+"""MRFF: in each block a feed-forward layer of the user's own beside one of its group (Eqs. 4, 5 and 7).
+
+"Multifaceted User Modeling in Recommendation: A Federated Foundation Models Approach".
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedlab_mm.errors import FedlabError
+from fedlab_mm.records import Recipe
+from fedlab_mm.registry import register
+from fedlab_mm.sequential.base import Plain
+from fedlab_mm.sequential.layers import Linear
+
+
+@register("click method", "none")
+class Shared:
+    """No personal layers: every client trains a copy of one model."""
+
+    keeps_user = False
+
+    def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
+        return Plain
+
+    def is_private(self, name: str) -> bool:
+        return False
+
+    def is_by_group(self, name: str) -> bool:
+        return False
+
+
+@register("click method", "mrff")
+class MRFF(Shared):
+    """FFN_u(x) + FFN_g(x): the client keeps its embedding and FFN_u; g is the group its gate sends it to; what groups
+    share is averaged within the group, and all else over all."""
+
+    keeps_user = True
+
+    def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
+        if recipe.groups is None:
+            raise FedlabError("method 'mrff' needs a number of groups: groups=4, say")
+        n_groups = recipe.groups
+        return lambda make, width: Grouped(make, width, n_groups, user_width, recipe.gate)
+
+    def is_private(self, name: str) -> bool:
+        return ".ffn.own." in name
+
+    def is_by_group(self, name: str) -> bool:
+        return ".ffn.group." in name
+
+
+class Grouped(nn.Module):
+    """P_u = softmax(W [mean of Attention_out; u_emb] + b), g = argmax P_u; FFN_u(x) + FFN_g(x).
+
+    The choice itself lets no gradient through: with gate="plain" the gate learns from the balance loss alone; with
+    "weighted" FFN_g's output is multiplied by N · P_u[g], and the click loss reaches it too. In both the balance loss
+    ends at the gate. With "through" it teaches the attention and the embeddings below as well, as Eq. 8 has it: these
+    then move all clients from group to group at once, and forget clicks over it.
+    """
+
+    def __init__(self, make: Callable[[int], nn.Module], width: int, n_groups: int, user_width: int, gate: str):
+        super().__init__()
+        self.gate, self.n_groups = gate, n_groups
+        self.own = make(width)
+        members = [make(width) for _ in range(n_groups)]
+        self.group = make(width)
+        for name, _ in list(self.group.named_parameters()):
+            stacked = torch.stack([dict(m.named_parameters())[name].detach() for m in members])
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.group.get_submodule(owner), leaf, nn.Parameter(stacked))
+        self.switch = Linear(width + user_width, n_groups)
+
+    def forward(
+        self, x: Tensor, user: Tensor, real: Tensor, group: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """
+        Args:
+            x: [..., T, D]; user: [..., D']; real: [..., T].
+            group: [...], where it is settled, and the parameters of `group` are that group's alone.
+
+        Returns:
+            The layer's output, and (group [...], probabilities [..., G]).
+        """
+        count = real.sum(dim=-1, keepdim=True)
+        mean = (x * real.unsqueeze(-1)).sum(dim=-2) / count
+        seen = torch.cat([mean, user], dim=-1)
+        if self.gate != "through":
+            seen = seen.detach()
+        logits_G = self.switch(seen.unsqueeze(-2)).squeeze(-2)
+        probability_G = torch.softmax(logits_G, dim=-1)
+        if group is None:
+            group = probability_G.argmax(dim=-1)
+            chosen = {n: p[group] for n, p in self.group.named_parameters()}
+        else:
+            chosen = dict(self.group.named_parameters())
+        change = functional_call(self.group, chosen, (x,))
+        if self.gate == "weighted":
+            weight = self.n_groups * probability_G.gather(-1, group.unsqueeze(-1))
+            change = change * weight.unsqueeze(-1)
+        return self.own(x) + change, (group, probability_G)

@@ -1,0 +1,237 @@
+"""loop = stacked for every click backbone; padding and later showings change nothing; a run is kept and resumed."""
+
+import numpy as np
+import pytest
+import torch
+
+import fedlab_mm as fl
+from fedlab_mm.registry import lookup, names
+from fedlab_mm.simulation.clicks import block_of
+
+TRANSFORMERS = ("fedsasrec", "fedhstu", "fedllama")
+EVERY = [(b, "none") for b in names("click backbone")] + [(b, "mrff") for b in TRANSFORMERS]
+SETTINGS = {
+    "one step": {},
+    "several": {"local_epochs": 3},
+    "adam": {"optimizer": "adam", "lr": 0.01, "local_epochs": 2, "weight_decay": 0.01},
+    "noise": {"noise": 0.01, "server_optimizer": "adam", "lr": 0.01},
+    "sampled": {"clients": 0.5, "dropout": 0.3, "gate": "weighted", "weight_decay": 0.1},
+    "heads": {"heads": 2, "aggregation": "weighted", "dropout": 0.5, "local_epochs": 2, "noise": 0.01},
+    "items": {"history": "items", "balance": 1.0},
+}
+
+
+def trained(recipe, log, n_rounds=3):
+    engine = lookup("click engine", recipe.engine)(recipe, log)
+    losses = [engine.step().loss for _ in range(n_rounds)]
+    return engine, losses
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("backbone", "method"), EVERY)
+def test_both_engines_do_the_same(recipe, log, backbone, method, setting):
+    recipe = recipe.but(backbone=backbone, method=method, **SETTINGS[setting])
+    (loop, losses), (stacked, same) = (trained(recipe.but(engine=e), log) for e in ("loop", "stacked"))
+    assert losses == pytest.approx(same, abs=1e-9)
+    for (name, a), b in zip(loop.state().items(), stacked.state().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9, msg=name)
+    np.testing.assert_allclose(loop.predict("test")["logit"], stacked.predict("test")["logit"], atol=1e-9)
+
+
+@pytest.mark.parametrize(("backbone", "method"), EVERY)
+def test_padding_changes_nothing(recipe, log, backbone, method):
+    engine, _ = trained(recipe.but(backbone=backbone, method=method, history="items"), log, 1)
+    apart = engine.sequences.windows("test", np.arange(log.n_users))
+    together = engine.logits([apart])[0]
+    for u in range(log.n_users):
+        alone = engine.logits([engine.sequences.windows("test", np.array([u]))])[0][0]
+        torch.testing.assert_close(together[u, : len(alone)], alone, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", TRANSFORMERS)
+def test_what_comes_later_is_not_seen(recipe, log, backbone):
+    """Without MRFF's gate, which reads the whole sequence: its group is the user's, not a showing's."""
+    engine, _ = trained(recipe.but(backbone=backbone, method="none"), log, 1)
+    windows = engine.sequences.windows("test", np.array([5]))
+    before = engine.logits([windows])[0]
+    windows.item_codes[:, -1] = windows.item_codes[:, 0]
+    windows.click[:, -1] = 1 - windows.click[:, -1]
+    after = engine.logits([windows])[0]
+    torch.testing.assert_close(before[:, :-1], after[:, :-1])
+    assert not torch.equal(before[:, -1], after[:, -1])
+
+
+def test_a_click_is_not_told_before_it_is_predicted(recipe, log):
+    engine, _ = trained(recipe.but(method="none"), log, 2)
+    windows = engine.sequences.windows("test", np.arange(log.n_users))
+    before = engine.logits([windows])[0]
+    last = windows.lengths.long()
+    windows.click[torch.arange(log.n_users), last] = 1 - windows.click[torch.arange(log.n_users), last]
+    real = windows.real > 0
+    torch.testing.assert_close(engine.logits([windows])[0][real], before[real])
+
+
+def test_item_zero_is_an_item(recipe, log):
+    """An ID of 0 is not padding: another item in its place gives another prediction."""
+    engine, _ = trained(recipe.but(method="none", history="items"), log, 1)
+    windows = engine.sequences.windows("test", np.array([6]))
+    windows.item_codes[:, 1] = torch.from_numpy(engine.sequences.item_codes[0])
+    first = engine.logits([windows])[0]
+    other = int((engine.sequences.item_codes != engine.sequences.item_codes[0]).any(axis=1).argmax())
+    windows.item_codes[:, 1] = torch.from_numpy(engine.sequences.item_codes[other])
+    assert not torch.allclose(engine.logits([windows])[0][:, 1:], first[:, 1:])
+
+
+def test_windows_by_hand(log):
+    from fedlab_mm.sequential import Sequences
+
+    table = log.interactions
+    sequences = Sequences(log, max_length=4, dtype=torch.float64)
+    own = table[table["user"] == 4]  # seven showings, five to train
+    windows = sequences.windows("train", np.array([4])).of(0)
+    assert len(windows.real) == 4 and windows.position.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(windows.click.numpy(), own["click"].to_numpy()[:5])
+    assert windows.started.tolist() == [1, 1, 1, 1]
+    np.testing.assert_array_equal(windows.item_codes.numpy(), sequences.item_codes[own["item"].to_numpy()[:5]])
+    first = sequences.windows("train", np.array([0])).of(0)  # three showings, one to train: nothing before it
+    assert first.started.tolist() == [0] and first.real.tolist() == [1] and first.position.tolist() == [3]
+    test = sequences.windows("test", np.array([0])).of(0)
+    assert test.started.tolist() == [0, 1, 1] and len(test.click) == 4
+
+
+def test_groups_layers_are_averaged_within_the_group(recipe, log):
+    """After one round, group g's layer is the mean of what its own clients made of it; a group without any stays."""
+    loop = lookup("click engine", "loop")(recipe.but(engine="loop"), log)
+    before = {n: p.clone() for n, p in loop.shared.items()}
+    expected = {n: [[] for _ in range(3)] for n in loop.model.by_group}
+    for u in range(log.n_users):
+        windows = loop.sequences.windows("train", np.array([u])).of(0)
+        done = loop.train_local(np.array([u]), windows, stacked=False)
+        for name in loop.model.by_group:
+            g = int(done.group_L[block_of(name)])
+            expected[name][g].append(before[name][g] + done.change[name])
+    loop.step()
+    for name, groups in expected.items():
+        for g, members in enumerate(groups):
+            mean = torch.stack(members).mean(dim=0) if members else before[name][g]
+            torch.testing.assert_close(loop.shared[name][g], mean)
+    assert loop.groups_of_users().shape == (log.n_users, 2)
+
+
+def test_the_balance_loss_by_hand(recipe, log):
+    """α N Σ_l Σ_i f_i p_i, with f counted over the round before (Eq. 7); none in the first round."""
+    engine, _ = trained(recipe.but(engine="loop"), log, 1)
+    counted = np.stack([np.bincount(engine.group_UL[:, b], minlength=3) / log.n_users for b in range(2)])
+    np.testing.assert_allclose(engine.share_LG.numpy(), counted)
+    windows = engine.sequences.windows("train", np.array([5])).of(0)
+    parameters = {**engine.frozen, **engine.shared, **{n: p[5] for n, p in engine.private.items()}}
+    output = torch.func.functional_call(engine.model, parameters, (windows,))
+    of_clicks = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, windows.label)
+    balance = 3 * sum(float(counted[b] @ output.routing.probability_LG[b].detach().numpy()) for b in range(2))
+    total = engine.model.loss(output, windows, engine.share_LG)
+    assert float(total.detach()) == pytest.approx(float(of_clicks.detach()) + 0.1 * balance)
+    assert float(engine.model.loss(output, windows, None).detach()) == pytest.approx(float(of_clicks.detach()))
+
+
+@pytest.mark.parametrize("gate", ["plain", "weighted"])
+def test_what_teaches_the_gate(recipe, log, gate):
+    """The plain gate has no gradient from clicks, the weighted one has."""
+    engine, _ = trained(recipe.but(gate=gate, engine="loop"), log, 1)
+    windows = engine.sequences.windows("train", np.array([6])).of(0)
+    parameters = {n: p.clone().requires_grad_() for n, p in engine.shared.items()}
+    own = {n: p[6] for n, p in engine.private.items()}
+    output = torch.func.functional_call(engine.model, {**engine.frozen, **parameters, **own}, (windows,))
+    loss = engine.model.loss(output, windows, None)
+    gradient = torch.autograd.grad(loss, parameters["blocks.1.ffn.switch.weight"], allow_unused=True)[0]
+    assert (gradient is None) == (gate == "plain")
+
+
+def test_group_layers_are_separate(recipe, log):
+    engine, _ = trained(recipe, log, 0)
+    weights = engine.shared["blocks.0.ffn.group.hidden.weight"]
+    assert weights.shape[0] == 3 and not torch.equal(weights[0], weights[1])
+
+
+def test_what_stays_and_what_leaves(recipe, log):
+    engine, _ = trained(recipe, log, 1)
+    assert set(engine.private) == {"user"} | {n for n in engine.private if ".ffn.own." in n}
+    assert not any(".ffn.own." in n or n.startswith("user") for n in engine.shared)
+    up, down = engine.numbers()
+    by_group = sum(engine.shared[n].numel() for n in engine.model.by_group)
+    assert down == sum(p.numel() for p in engine.shared.values()) and up == down - by_group * 2 // 3
+    changed = [u for u in range(log.n_users) if not torch.equal(engine.private["user"][u], engine.private["user"][0])]
+    assert changed
+
+
+def test_a_run_is_kept_and_goes_on(recipe, log, tmp_path):
+    recipe = recipe.but(server_optimizer="adam", clients=0.6, rounds=4)
+    whole = fl.train(recipe, log, progress=False)
+    fl.train(recipe.but(rounds=2), log, progress=False).save(tmp_path / "run")
+    resumed = fl.train(recipe, log, progress=False, resume=fl.load_run(tmp_path / "run", log))
+    assert whole.test == pytest.approx(resumed.test, nan_ok=True)
+    for name, value in whole.last_state.items():
+        assert torch.equal(value, resumed.last_state[name]), name
+    assert set(whole.test) == {"auc", "logloss", "gauc"}
+    assert list(whole.groups().columns) == [0, 1]
+    assert list(whole.predictions().columns) == ["user", "click", "logit"] and len(whole.predictions()) == log.n_users
+
+
+def test_compare_and_pair(recipe, log):
+    table = fl.compare([recipe, recipe.but(method="none")], range(2), log, progress=False)
+    assert list(table.index) == ["rate", "user rate", "logistic", "trees", "fedsasrec + mrff", "fedsasrec + none"]
+    assert {"auc", "logloss", "gauc"} == set(table.columns.get_level_values(0))
+    for metric in ("auc", "logloss"):
+        result = fl.paired(table, "fedsasrec + mrff", "fedsasrec + none", metric)
+        assert result["users"] == log.n_users and 0 < result["p"] <= 1
+    assert fl.paired(table, "trees", "trees", "auc")["difference"] == 0
+    best = fl.tune(recipe, {"lr": [0.01, 0.1]}, log, progress=False)
+    assert best.lr in (0.01, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "fcf"}, "holds showings and clicks, which backbone 'fcf' is not for; there are: fedhstu"),
+        ({"method": "fedvlr"}, "which method 'fedvlr' is not for; there are: mrff, none"),
+        ({"backbone": "fedpa"}, "'fedpa' has none: take fedsasrec, fedhstu or fedllama"),
+        ({"heads": 3}, "heads=3: must divide the width of a showing, 4"),
+        ({"groups": None}, "method 'mrff' needs a number of groups"),
+        ({"clip": 1.0}, "one mechanism of privacy, noise: leave out clip"),
+    ],
+)
+def test_what_cannot_be(recipe, log, changes, message):
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.train(recipe.but(**changes), log, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"balance": -0.1}, "balance=-0.1"),
+        ({"gate": "soft"}, "unknown gate 'soft': there are: plain, weighted, through"),
+        ({"history": "all"}, "unknown history 'all'"),
+        ({"max_length": 0}, "max_length=0: must be at least 1"),
+        ({"backbone": "fedsasrek"}, "unknown backbone 'fedsasrek'"),
+    ],
+)
+def test_settings_that_mean_nothing(recipe, changes, message):
+    with pytest.raises(fl.FedlabError, match=message):
+        recipe.but(**changes)
+
+
+def test_a_click_model_ranks_nothing(recipe, log, world):
+    run = fl.train(recipe.but(rounds=1), log, progress=False)
+    with pytest.raises(fl.FedlabError, match="predicts clicks and ranks nothing"):
+        run.recommend(0)
+    with pytest.raises(fl.FedlabError, match="holds items to rank, which backbone 'fedsasrec' is not for"):
+        fl.train(fl.Recipe(dataset="tiny", backbone="fedsasrec", method="none", k=5), world, progress=False)
+
+
+def test_showings_out_of_order_are_named(recipe, log):
+    import dataclasses
+
+    shuffled = log.interactions.copy()
+    shuffled.loc[[20, 21], "timestamp"] = shuffled.loc[[21, 20], "timestamp"].to_numpy()
+    with pytest.raises(fl.FedlabError, match=r"showing 21 of user \d comes before the one above it"):
+        fl.train(recipe, dataclasses.replace(log, interactions=shuffled), progress=False)
