@@ -65,6 +65,7 @@ class Grouped(nn.Module):
         super().__init__()
         self.gate, self.n_groups = gate, n_groups
         self.own = make(width)
+        nn.init.zeros_(self.own.get_parameter("output.weight"))  # a client's own layer begins by saying nothing
         members = [make(width) for _ in range(n_groups)]
         self.group = make(width)
         for name, _ in list(self.group.named_parameters()):

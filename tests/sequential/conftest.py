@@ -4,6 +4,7 @@ import pytest
 
 import fedlab_mm as fl
 from fedlab_mm.data.clicks import click_log
+from tests.conftest import SHARED
 
 
 def small_log(n_users=7, n_items=12, seed=0):
@@ -41,3 +42,10 @@ def recipe():
         lr=0.1,
         chunk=3,
     )
+
+
+@pytest.fixture(scope="session")
+def kuaisar():
+    if not (SHARED / "kuaisar-r").is_dir():
+        pytest.skip(f"KuaiSAR-R's files are not in {SHARED / 'kuaisar-r'}")
+    return fl.load("kuaisar-r", root=SHARED)
