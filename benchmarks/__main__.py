@@ -32,7 +32,14 @@ from benchmarks.shapes import PAPERS
 from fedlab_mm.records import versions
 from fedlab_mm.registry import names
 
-SOME = [("fcf", "none"), ("fcf", "fedvlr"), ("fcf", "fedmr"), ("fedncf", "fedvlr"), ("pfedrec", "fedvlr")]
+SOME = [
+    ("fcf", "none"),
+    ("fcf", "fedvlr"),
+    ("fcf", "gfmfr"),
+    ("fcf", "fedmr"),
+    ("fedncf", "fedvlr"),
+    ("pfedrec", "fedvlr"),
+]
 SOME += [("fedrap", "none"), ("fedrap", "fedvlr")]
 MANY = (100_000, 10_000, 700_000)
 GROWTH = {

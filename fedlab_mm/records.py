@@ -352,7 +352,7 @@ class Recipe:
     groups: int | None = 4
     grouping: str = "prediction"
     clustering: str = "kmeans"
-    distill: float = 1.0
+    distill: float = 0.3
     distill_schedule: str = "cosine"
     distill_scale: str = "none"
     fit_epochs: int = 50

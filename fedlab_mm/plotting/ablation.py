@@ -117,39 +117,45 @@ def plot_sampling(
 
 
 def plot_changes(table: pd.DataFrame, metric: str, reference: str, panels: str = "backbone") -> Figure:
-    """One thing changed at a time: a row for each variant, its mean, every seed, and the reference as a line.
+    """One thing changed at a time: a row for each variant, how much more it has than the reference with the same seed;
+    the mean, and every seed.
 
     Args:
-        table: columns variant, the one named by `panels`, and the metric; a row for each seed.
-        reference: the variant that is nothing changed.
+        table: columns variant, seed, the one named by `panels`, and the metric; a row for each seed.
+        reference: the variant that is nothing changed; the titles give its own mean.
     """
     titles, variants = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table["variant"]))
+    changed = [variant for variant in variants if variant != reference]
     figure, axes = plt.subplots(
         1,
         len(titles),
-        figsize=(1.6 + 3 * len(titles), 0.8 + 0.28 * len(variants)),
+        figsize=(1.6 + 3 * len(titles), 0.9 + 0.28 * len(changed)),
         layout="constrained",
         squeeze=False,
         sharey=True,
     )
     for axis, title in zip(axes[0], titles, strict=True):
-        for y, variant in enumerate(variants):
-            mine = _of(table, panels, title, variant, metric)
-            if len(mine):
-                style = _mark(0 if variant == reference else 1)
-                axis.plot([mine.min(), mine.max()], [y, y], color=style["color"], linewidth=1.2, alpha=0.6)
-                axis.plot(mine, [y] * len(mine), ".", color=style["color"], markersize=4)
-                axis.plot(mine.mean(), y, **style)
-            else:
-                axis.text(0.02, y, "diverged", transform=axis.get_yaxis_transform(), fontsize=8, va="center")
-        axis.axvline(
-            _of(table, panels, title, reference, metric).mean(), color="0.45", linestyle=DASHES[1], linewidth=1
+        of_panel = table[table[panels] == title]
+        wide = of_panel.pivot_table(index="seed", columns="variant", values=metric, dropna=False).reindex(
+            columns=variants
         )
-        axis.set_title(str(title), fontsize=9)
-        axis.set_xlabel(f"test {metric.upper()}")
+        for y, variant in enumerate(changed):
+            gain = wide[variant] - wide[reference]
+            kept = gain.dropna()
+            if len(kept):
+                style = _mark(1)
+                axis.plot([kept.min(), kept.max()], [y, y], color=style["color"], linewidth=1.2, alpha=0.6)
+                axis.plot(kept, [y] * len(kept), ".", color=style["color"], markersize=4)
+                axis.plot(kept.mean(), y, **style)
+            if len(kept) < len(gain):
+                lost = "diverged" if not len(kept) else f"{len(gain) - len(kept)} of {len(gain)} diverged"
+                axis.text(0.98, y, lost, transform=axis.get_yaxis_transform(), fontsize=8, va="center", ha="right")
+        axis.axvline(0, color="0.45", linestyle=DASHES[1], linewidth=1)
+        axis.set_title(f"{title}, {reference}: {wide[reference].mean():.3f}", fontsize=9)
+        axis.set_xlabel(f"test {metric.upper()}, difference")
         bare(axis)
-    axes[0, 0].set_yticks(range(len(variants)), variants)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_yticks(range(len(changed)), changed)
+    axes[0, 0].set_ylim(len(changed) - 0.4, -0.6)
     return closed(figure)
 
 

@@ -181,7 +181,7 @@ def test_it_goes_on_where_it_stopped(world, grouped, how, tmp_path):
     for name, value in whole.last_state.items():
         assert torch.equal(resumed.last_state[name], value), name
     assert resumed.groups().equals(whole.groups())
-    with pytest.raises(fl.FedlabError, match="method 'none' groups nobody; gfmfr does"):
+    with pytest.raises(fl.FedlabError, match="method 'none' groups nobody; gfmfr and mrff do"):
         fl.train(r.but(method="none"), world, progress=False).groups()
 
 

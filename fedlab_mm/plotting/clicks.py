@@ -1,0 +1,138 @@
+"""Click prediction: cells beside what was reported, sweeps, groups over rounds, and where a user's attention goes."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
+
+METRICS = {"auc": "test AUC", "logloss": "test LogLoss"}
+
+
+def plot_clicks(table: pd.DataFrame, reported: pd.DataFrame | None = None, lines: Sequence[str] = ()) -> Figure:
+    """A row for each backbone, a mark for each method: the mean filled, seeds as dots on their range, what was reported
+    hollow.
+
+    Args:
+        table: columns backbone, method, auc, logloss; a row for each seed. Reported values off the scale of these are
+            named at the edge.
+        lines: rows of method "centralised" to draw as level lines.
+    """
+    federated = table[table["method"] != "centralised"]
+    backbones, methods = list(dict.fromkeys(federated["backbone"])), list(dict.fromkeys(federated["method"]))
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9, 1.3 + 0.42 * len(backbones)), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, (metric, label) in zip(axes[0], METRICS.items(), strict=True):
+        for y, backbone in enumerate(backbones):
+            for n, method in enumerate(methods):
+                place, colour = y + 0.28 * (n - (len(methods) - 1) / 2), PALETTE[n]
+                chosen = (federated["backbone"] == backbone) & (federated["method"] == method)
+                mine = federated.loc[chosen, metric]
+                if len(mine):
+                    axis.plot([mine.min(), mine.max()], [place, place], color=colour, linewidth=1.2, alpha=0.6)
+                    axis.plot(mine, [place] * len(mine), ".", color=colour, markersize=4)
+                    axis.plot(mine.mean(), place, MARKERS[n], color=colour, markersize=6)
+        levels = table[table["backbone"].isin(lines) & (table["method"] == "centralised")]
+        for dash, (_, row) in zip(DASHES[1:], levels.iterrows(), strict=False):
+            axis.axvline(row[metric], color="0.45", linestyle=dash, linewidth=1, label=row["backbone"])
+        span = axis.get_xlim()
+        margin = 0.35 * (span[1] - span[0])
+        low, high = span[0] - margin, span[1] + margin
+        for _, row in reported.iterrows() if reported is not None else ():
+            if row["backbone"] not in backbones or row["method"] not in methods:
+                continue
+            n, y = methods.index(row["method"]), backbones.index(row["backbone"])
+            place = y + 0.28 * (n - (len(methods) - 1) / 2)
+            if low <= row[metric] <= high:
+                style = {"color": PALETTE[n], "markerfacecolor": "none", "markersize": 6}
+                axis.plot(row[metric], place, MARKERS[n], **style)
+            else:
+                side = high if row[metric] > high else low
+                align = "right" if row[metric] > high else "left"
+                arrow = f"{row[metric]:.3f} →" if row[metric] > high else f"← {row[metric]:.3f}"
+                axis.text(side, place, arrow, color=PALETTE[n], fontsize=8, ha=align, va="center")
+        axis.set_xlim(low, high)
+        axis.set_xlabel(label)
+        bare(axis)
+    axes[0, 0].set_yticks(range(len(backbones)), backbones)
+    axes[0, 0].invert_yaxis()
+    handles = [
+        Line2D([], [], color=PALETTE[n], marker=MARKERS[n], linestyle="", label=m) for n, m in enumerate(methods)
+    ]
+    if reported is not None:
+        handles.append(Line2D([], [], color="0.4", marker="o", markerfacecolor="none", linestyle="", label="reported"))
+    handles += axes[0, 0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside upper center", ncols=len(handles))
+    return closed(figure)
+
+
+def plot_sweeps(table: pd.DataFrame) -> Figure:
+    """AUC and LogLoss against each thing that was changed; its values stand evenly, as names.
+
+    Args:
+        table: columns changed, value, auc, logloss; a row for each seed.
+    """
+    changed = list(dict.fromkeys(table["changed"]))
+    figure, axes = plt.subplots(
+        2, len(changed), figsize=(1 + 3.4 * len(changed), 4.2), layout="constrained", squeeze=False, sharey="row"
+    )
+    for column, what in zip(axes.T, changed, strict=True):
+        part = table[table["changed"] == what]
+        values = list(dict.fromkeys(part["value"]))
+        for axis, (metric, label) in zip(column, METRICS.items(), strict=True):
+            of_value = part.groupby("value", sort=False)[metric]
+            x = np.arange(len(values))
+            axis.vlines(x, of_value.min(), of_value.max(), color=PALETTE[0], alpha=0.6, linewidth=1.2)
+            axis.plot(x, of_value.mean(), color=PALETTE[0], marker="o", markersize=5, linewidth=1)
+            place = part["value"].map(values.index)
+            axis.plot(place, part[metric], ".", color=PALETTE[0], markersize=4)
+            axis.set_xticks(x, [f"{v:g}" for v in values])
+            if column is axes.T[0]:
+                axis.set_ylabel(label)
+            bare(axis)
+        column[-1].set_xlabel(what)
+    return closed(figure)
+
+
+def plot_shares(table: pd.DataFrame) -> Figure:
+    """The share of users in each group against rounds: a row for each block, a column for each variant.
+
+    Args:
+        table: columns variant, round, block, group, share.
+    """
+    variants, blocks = list(dict.fromkeys(table["variant"])), sorted(set(table["block"]))
+    figure, axes = plt.subplots(
+        len(blocks),
+        len(variants),
+        figsize=(1 + 3 * len(variants), 0.6 + 1.8 * len(blocks)),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    for r, block in enumerate(blocks):
+        for c, variant in enumerate(variants):
+            axis = axes[r, c]
+            part = table[(table["variant"] == variant) & (table["block"] == block)]
+            wide = part.pivot_table(index="round", columns="group", values="share")
+            hatches = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "**"]
+            layers = axis.stackplot(wide.index, wide.to_numpy().T, colors=PALETTE[: wide.shape[1]], linewidth=0)
+            for layer, hatch, group in zip(layers, hatches, wide.columns, strict=False):
+                layer.set(hatch=hatch, edgecolor="white", label=f"group {group}")
+            axis.set_ylim(0, 1)
+            axis.set_xlim(wide.index.min(), wide.index.max())
+            if r == 0:
+                axis.set_title(variant, fontsize=9)
+            if c == 0:
+                axis.set_ylabel(f"block {block + 1}: users")
+            bare(axis)
+    for axis in axes[-1]:
+        axis.set_xlabel("round")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
+    return closed(figure)
