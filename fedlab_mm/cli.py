@@ -26,7 +26,7 @@ from fedlab_mm.data.fetch import fetch_pictures
 from fedlab_mm.data.folder import save_dataset
 from fedlab_mm.encoding import cache_folder
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.records import Dataset, Recipe, free_folder
+from fedlab_mm.records import ClickLog, Dataset, Recipe, free_folder
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.widgets.base import without_views
 
@@ -105,18 +105,21 @@ def _compare(options: argparse.Namespace) -> int:
         recipes, range(options.seeds), data, options.baselines, label=lambda r: r.label if grids else None
     )
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
-    targets, cold = int((data.target_U("test") >= 0).sum()), data.n_cold("test")
-    print(f"\n{data.name}: {targets} test targets, {cold} of them cold; mean ± sd over {seeds}\n")
+    if isinstance(data, ClickLog):
+        targets = f"{int((data.interactions['split'] == 'test').sum())} test showings"
+    else:
+        targets = f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
+    print(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
         print(api.show(table).to_string())
         if grids:
             rows = [{n: str(getattr(r, n)) for n in _searched(grids)} for r in recipes]
             chosen = pd.DataFrame(rows, [r.label for r in recipes])
             valid = [round(v, 4) for v in chosen.index.map(table.attrs["valid"])]
-            print(f"\nchosen on validation, and validation ndcg\n\n{chosen.assign(valid=valid).to_string()}")
+            print(f"\nchosen on validation, and the metric there\n\n{chosen.assign(valid=valid).to_string()}")
         differences = _against_none(recipes, table)
         if len(differences):
-            print(f"\nagainst no fusion, user by user\n\n{differences.to_string()}")
+            print(f"\nagainst none, user by user\n\n{differences.to_string()}")
     if options.csv:
         _write_csv(table, Path(options.csv))
         print(f"\nwritten to {options.csv}")
@@ -124,14 +127,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFrame:
-    """What fusion gains each backbone over `none`, with interval and p-value, where both were compared."""
+    """What a method gains each backbone over `none`, with interval and p-value, where both were compared."""
     rows = {}
+    clicks = "auc" in table.columns.get_level_values(0)
     for recipe in recipes:
         base = recipe.but(method="none").label
         if recipe.method != "none" and {recipe.label, base} <= set(table.index):
             row: dict[tuple[str, str], str | float] = {}
-            for metric in (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
-                for targets in ("all", "warm"):
+            for metric in ("auc", "logloss") if clicks else (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
+                for targets in ("all",) if clicks else ("all", "warm"):
                     test = api.paired(table, recipe.label, base, metric, targets)
                     row[f"{metric} {targets}", "gain"] = round(test["difference"], 3)
                     row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
@@ -341,8 +345,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--baselines",
         nargs="*",
-        default=list(api.BASELINES),
-        help=f"simple recommenders beside; one that takes a number: ease:200 [{' '.join(api.BASELINES)}]",
+        help="simple rivals beside; one that takes a number: ease:200 "
+        f"[{' '.join(api.BASELINES)}; for clicks {', '.join(api.CLICK_BASELINES)}]",
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")

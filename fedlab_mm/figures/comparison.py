@@ -39,13 +39,15 @@ class MainTable(Cells):
         return pd.concat([centralised(data), super().measure(data, cache)], ignore_index=True)
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        is_baseline = table["method"] == "centralised"
-        return plot_variants(
-            table[~is_baseline].rename(columns={"method": "variant"}),
-            SHOWN,
-            pd.concat([reported_cells("fedvlr_table2"), reported_cells("fedmr_table3", variants={"full": "fedmr"})]),
-            lines=table[is_baseline].set_index("backbone")[["hr@50", "ndcg@50"]],
-        )
+        fused = reported_cells("fedmr_table3", variants={"full": "fedmr"})
+        return plot_compared(table, pd.concat([reported_cells("fedvlr_table2"), fused]))
+
+
+def plot_compared(table: pd.DataFrame, reported: pd.DataFrame | None = None) -> Figure:
+    """Backbones under methods, with what is centralised as lines."""
+    is_baseline = table["method"] == "centralised"
+    cells = table[~is_baseline].rename(columns={"method": "variant"})
+    return plot_variants(cells, SHOWN, reported, lines=table[is_baseline].set_index("backbone")[list(SHOWN)])
 
 
 def centralised(data: Dataset) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from fedlab_mm.data.hide import hide
 from fedlab_mm.figures.base import GRID, Cells, Exhibit, as_settings, measured, tuned
-from fedlab_mm.figures.comparison import SHOWN, centralised
-from fedlab_mm.plotting.ablation import plot_changes, plot_sampling, plot_variants
+from fedlab_mm.figures.comparison import centralised, plot_compared
+from fedlab_mm.plotting.ablation import plot_changes, plot_sampling
 from fedlab_mm.records import Dataset, Recipe
 from fedlab_mm.registry import register
 
@@ -52,12 +52,7 @@ class GroupFusion(Cells):
         return pd.concat([centralised(data), super().measure(data, cache)], ignore_index=True)
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        is_baseline = table["method"] == "centralised"
-        return plot_variants(
-            table[~is_baseline].rename(columns={"method": "variant"}),
-            SHOWN,
-            lines=table[is_baseline].set_index("backbone")[list(SHOWN)],
-        )
+        return plot_compared(table)
 
 
 @register("figure", "gfmfr-ku")
