@@ -273,7 +273,7 @@ def compare(
     cache: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train each recipe with each seed, beside simple baselines, on the same test targets: of a ranking HR and NDCG, of
-    clicks AUC, LogLoss and GAUC.
+    clicks AUC, LogLoss and GAUC (NaN where no user has several test showings).
 
     A run that diverges does not end the comparison: a warning names it, and its row has the other seeds, or none.
 
@@ -357,9 +357,10 @@ def compare(
 
 
 def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all") -> pd.Series:
-    """How much better row a of a comparison is than row b, user by user.
+    """How much more row a of a comparison has than row b, user by user.
 
-    A user's figure is its mean over the row's seeds; users are what is drawn.
+    A user's figure is its mean over the row's seeds, and what is reported is the mean over users; users are what is
+    drawn.
 
     Args:
         table: from `compare`; a, b: names of its rows; metric: "hr@50" or "ndcg@50", of clicks "auc" or "logloss".
@@ -368,7 +369,7 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
     Returns:
         difference (mean of a − b), low and high (95 % bootstrap interval), p (two-sided sign-flip permutation test),
         users. NaN where fewer than two users have such a target. Of "auc", which no single user has, users are
-        drawn and exchanged with all their predictions, and AUC is taken anew.
+        drawn and exchanged with all their predictions, and AUC is taken anew for each seed.
 
     Raises:
         FedlabError: an unknown row, metric or kind of targets; a table that is not from `compare`.
@@ -546,13 +547,16 @@ def attack(
             users.
 
     Raises:
-        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes.
+        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes, a
+            click log.
 
     >>> toy = load("toy")
     >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
     True
     """
     data = _data_of(recipe, data)
+    if isinstance(data, ClickLog):
+        raise FedlabError(f"attacks ask which items a client has; {data.name} holds showings and clicks")
     method = lookup("attack", kind)
     if rounds < 1 or (kind == "membership" and shadows < 4):
         raise FedlabError(
@@ -620,6 +624,11 @@ def count_parameters(
     >>> count_parameters(Recipe(method="none"), n_users=204, n_items=560)["fedmr"]
     35905
     """
+    if recipe.method not in names("method") or recipe.backbone not in names("backbone"):
+        raise FedlabError(
+            f"'{recipe.label}' predicts clicks: count it with fedlab_mm.sequential.count_click_parameters(recipe, "
+            "log.attributes)"
+        )
     widths = {"image": 512, "text": 512} if widths is None else widths
     with torch.device("meta"):
         features = {m: torch.empty(n_items, width) for m, width in widths.items()}

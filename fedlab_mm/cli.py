@@ -137,7 +137,7 @@ def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFram
             for metric in ("auc", "logloss") if clicks else (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
                 for targets in ("all",) if clicks else ("all", "warm"):
                     test = api.paired(table, recipe.label, base, metric, targets)
-                    row[f"{metric} {targets}", "gain"] = round(test["difference"], 3)
+                    row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
                     row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
                     row[f"{metric} {targets}", "p"] = round(test["p"], 4)
             rows[recipe.label] = row

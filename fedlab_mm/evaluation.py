@@ -275,32 +275,41 @@ def _auc(score_N: np.ndarray, click_N: np.ndarray) -> float:
 def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Series:
     """A difference in AUC on the same showings, with users as what is drawn.
 
-    AUC is that of the seeds' mean rank, so that models of unlike scale can be mixed: the interval is of users drawn
-    with replacement, p of users whose two predictions are exchanged by a coin.
+    AUC is the mean over seeds, as in the table. Predictions count by their rank, so that models of unlike scale can be
+    mixed: the interval is of users drawn with replacement, p of users whose predictions are exchanged by a coin.
 
     Args:
-        a, b: columns user, click, logit, seed; the same showings in the same order for every seed.
+        a, b: columns user, click, logit, seed; the same showings in the same order for every seed. Where one has fewer
+            seeds, its seeds stand in turn beside the other's.
 
     Returns:
         difference (a − b), low and high (95 % bootstrap interval), p (two-sided), users.
+
+    Raises:
+        FedlabError: the two do not predict the same showings.
     """
-    click_N, user_N = (a[a["seed"] == a["seed"].iloc[0]][c].to_numpy() for c in ("click", "user"))
-    rank_aN, rank_bN = (np.mean([rankdata(x["logit"]) for _, x in t.groupby("seed")], axis=0) for t in (a, b))
+    first_a, first_b = (t[t["seed"] == t["seed"].iloc[0]] for t in (a, b))
+    click_N, user_N = (first_a[c].to_numpy() for c in ("click", "user"))
+    if not (np.array_equal(click_N, first_b["click"]) and np.array_equal(user_N, first_b["user"])):
+        raise FedlabError("the two rows do not predict the same showings, so they cannot be paired")
+    of_a, of_b = ([rankdata(x["logit"]) for _, x in t.groupby("seed")] for t in (a, b))
+    n_seeds = max(len(of_a), len(of_b))
+    rank_aSN, rank_bSN = (np.array([of[s % len(of)] for s in range(n_seeds)]) for of in (of_a, of_b))
     _, who_N = np.unique(user_N, return_inverse=True)
     n_users, rng = int(who_N.max()) + 1, np.random.default_rng(0)
     showings = [np.flatnonzero(who_N == u) for u in range(n_users)]
 
-    def gain(x_N: np.ndarray, y_N: np.ndarray, label_N: np.ndarray) -> float:
-        return _auc(x_N, label_N) - _auc(y_N, label_N)
+    def gain(x_SN: np.ndarray, y_SN: np.ndarray, label_N: np.ndarray) -> float:
+        return float(np.mean([_auc(x, label_N) - _auc(y, label_N) for x, y in zip(x_SN, y_SN, strict=True)]))
 
-    found = gain(rank_aN, rank_bN, click_N)
+    found = gain(rank_aSN, rank_bSN, click_N)
     drawn, exchanged = [], []
     for _ in range(resamples):
         rows = np.concatenate([showings[u] for u in rng.integers(0, n_users, n_users)])
-        drawn.append(gain(rank_aN[rows], rank_bN[rows], click_N[rows]))
+        drawn.append(gain(rank_aSN[:, rows], rank_bSN[:, rows], click_N[rows]))
         swap_N = (rng.random(n_users) < 0.5)[who_N]
-        mixed_N, rest_N = (np.where(s, rank_bN, rank_aN) for s in (swap_N, ~swap_N))
-        exchanged.append(gain(mixed_N, rest_N, click_N))
+        mixed_SN, rest_SN = (np.where(s, rank_bSN, rank_aSN) for s in (swap_N, ~swap_N))
+        exchanged.append(gain(mixed_SN, rest_SN, click_N))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     p = (1 + (np.abs(exchanged) >= abs(found) - 1e-12).sum()) / (resamples + 1)
     return pd.Series({"difference": found, "low": low, "high": high, "p": p, "users": n_users})

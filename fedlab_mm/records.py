@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.registry import lookup, names
+from fedlab_mm.registry import lookup, lookup_in
 
 SPLITS = ("train", "valid", "test")
 
@@ -382,8 +382,7 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_types()
         for family in ("backbone", "method", "engine"):
-            if getattr(self, family) not in names(f"click {family}"):
-                lookup(family, getattr(self, family))
+            lookup_in((family, f"click {family}"), getattr(self, family))
         for family in ("aggregation", "loss"):
             if getattr(self, family) is not None:
                 lookup(family, getattr(self, family))
@@ -583,7 +582,12 @@ class Run:
 
     @cached_property
     def scores_UI(self) -> torch.Tensor:
-        """Every user's logit of every item, at the best round."""
+        """Every user's logit of every item, at the best round.
+
+        Raises:
+            FedlabError: the run predicts clicks.
+        """
+        self._ranks()
         return self.model.scores()
 
     def recommend(
@@ -602,8 +606,7 @@ class Run:
             FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit; the run
                 predicts clicks.
         """
-        if isinstance(self.data, ClickLog):
-            raise FedlabError(f"'{self.recipe.label}' predicts clicks and ranks nothing: see run.predictions")
+        self._ranks()
         if isinstance(user, str):
             known = np.flatnonzero(self.data.users["id"].astype(str) == user)
             if not len(known):
@@ -632,9 +635,13 @@ class Run:
         top = items.iloc[order][["item", *(["id"] if named else []), "title"]].reset_index(drop=True)
         return top.assign(score=score)
 
+    def _ranks(self) -> None:
+        if isinstance(self.data, ClickLog):
+            raise FedlabError(f"'{self.recipe.label}' predicts clicks and ranks nothing: see run.predictions")
+
     def groups(self) -> pd.Series | pd.DataFrame:
-        """Which group each user is in, −1 for one that never took part, at the best round: user → group, and under MRFF
-        user × block.
+        """Which group each user is in, at the best round: user → group, and under MRFF user × block, as its gates chose
+        when it last trained (they choose anew where it predicts). −1 for one that never took part.
 
         Raises:
             FedlabError: the method groups nobody.
@@ -654,6 +661,8 @@ class Run:
         """
         if not isinstance(self.data, ClickLog):
             raise FedlabError(f"'{self.recipe.label}' ranks items: see run.recommend and run.scores_UI")
+        if split not in SPLITS:
+            raise FedlabError(f"unknown split '{split}': there are: {', '.join(SPLITS)}")
         return self.model.predict(split)
 
     def router_weights(self) -> pd.DataFrame:
@@ -674,6 +683,7 @@ class Run:
         Raises:
             FedlabError: a method without such a space, no such user, a backbone without personal tables.
         """
+        self._ranks()
         if user is not None:
             if not 0 <= user < self.data.n_users:
                 raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")

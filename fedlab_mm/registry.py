@@ -48,12 +48,22 @@ def lookup(family: str, name: str) -> Any:
     Traceback (most recent call last):
     fedlab_mm.errors.FedlabError: unknown aggregation 'equals': did you mean 'equal'? There are: equal, weighted
     """
-    members = _FAMILIES.get(family, {})
-    if name in members:
-        return members[name]
-    near = difflib.get_close_matches(str(name), members, n=1)
+    return lookup_in((family,), name)
+
+
+def lookup_in(families: Sequence[str], name: str) -> Any:
+    """The same in the first of several families that has it; an error is told of the first, with the choices of all.
+
+    Raises:
+        FedlabError: no such name in any.
+    """
+    for family in families:
+        if name in _FAMILIES.get(family, {}):
+            return _FAMILIES[family][name]
+    every = [n for family in families for n in names(family)]
+    near = difflib.get_close_matches(str(name), every, n=1)
     hint = f"did you mean '{near[0]}'? There are" if near else "there are"
-    raise FedlabError(f"unknown {family} '{name}': {hint}: {', '.join(names(family))}")
+    raise FedlabError(f"unknown {families[0]} '{name}': {hint}: {', '.join(dict.fromkeys(every))}")
 
 
 def import_members(package: str, path: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def test_compare_tunes_first_where_a_grid_is_given(capsys, tmp_path):
     code, out, _ = run(capsys, "compare", *FAST, *options, "--grid", "weight_decay=1e-5", "shared_lr=none")
     assert code == 0
     chosen = out[out.index("chosen on validation") :]
-    assert "1e-05" in chosen and "None" in chosen and "against no fusion, user by user" in out
+    assert "1e-05" in chosen and "None" in chosen and "against none, user by user" in out
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["fcf-mlp", "fcf-none"]
 
 

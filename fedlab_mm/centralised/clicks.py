@@ -80,7 +80,7 @@ class Logistic(_Fitted):
 
 @register("click baseline", "trees")
 class Trees(_Fitted):
-    """Boosted trees on attributes, the user's click rate so far, its last clicks, and what became of like items."""
+    """Boosted trees on attributes, the user's click rate so far, and what it did of late."""
 
     def model(self, codes: pd.DataFrame, past: pd.DataFrame):
         return HistGradientBoostingClassifier(random_state=0), pd.concat([codes, past], axis=1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 from fedlab_mm.sequential.base import Block, Transformer
 from fedlab_mm.sequential.layers import Linear, RMSNorm, SwiGLU, heads, joined
@@ -18,6 +19,11 @@ class LlamaBlock(Block):
 
     def __init__(self, width, recipe, place):
         super().__init__(width, recipe, place)
+        if width // recipe.heads % 2:
+            raise FedlabError(
+                f"heads={recipe.heads}: rotary positions turn pairs of coordinates, and a head would have "
+                f"{width // recipe.heads} of them, an odd number"
+            )
         self.before, self.after = RMSNorm(width), RMSNorm(width)
         self.query, self.key, self.value, self.out = (Linear(width, width, bias=False) for _ in range(4))
 

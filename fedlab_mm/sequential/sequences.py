@@ -65,7 +65,8 @@ class Sequences:
         dtype: of clicks and masks.
 
     Raises:
-        FedlabError: showings that are not in the order of user and time.
+        FedlabError: showings that are not in the order of user and time, a user's splits that are not, a user without
+            training showings.
     """
 
     def __init__(self, log: ClickLog, max_length: int, dtype: torch.dtype):
@@ -78,14 +79,24 @@ class Sequences:
                 f"{log.name}: showing {row} of user {user[row]} comes before the one above it: sort interactions by "
                 "user and timestamp (stable, where times are equal)"
             )
+        held = table["split"].map({"train": 0, "valid": 1, "test": 2}).to_numpy()
+        mixed = (np.diff(user) == 0) & (np.diff(held) < 0)
+        if mixed.any():
+            row = int(mixed.argmax())
+            raise FedlabError(
+                f"{log.name}: showing {row} of user {user[row]} is held out, and the one after it is not: a sequence "
+                "is split along time"
+            )
+        untrained = np.setdiff1d(np.arange(log.n_users), user[held == 0])
+        if len(untrained):
+            raise FedlabError(f"{log.name}: user {untrained[0]} has no training showing: leave such users out")
         self.max_length, self.dtype, self.n_users = max_length, dtype, log.n_users
         self.item = table["item"].to_numpy()
         self.click = table["click"].to_numpy()
         self.start = np.searchsorted(user, np.arange(log.n_users))
-        held = table["split"].to_numpy()
-        self.end = {"train": self.start + np.bincount(user[held == "train"], minlength=log.n_users)}
-        for split, before in (("valid", "train"), ("test", "valid")):
-            self.end[split] = self.end[before] + np.bincount(user[held == split], minlength=log.n_users)
+        self.end = {"train": self.start + np.bincount(user[held == 0], minlength=log.n_users)}
+        for n, split, before in ((1, "valid", "train"), (2, "test", "valid")):
+            self.end[split] = self.end[before] + np.bincount(user[held == n], minlength=log.n_users)
         self.user_codes = _codes(log.users, log.attributes["user"])
         self.item_codes = _codes(log.items, log.attributes["item"])
 

@@ -81,6 +81,19 @@ class ClickEngine:
         self.device = device_of(recipe.device)
         self.model: ClickModel = click_model(recipe, data).to(self.device)
         self.sequences = Sequences(data, recipe.max_length, recipe.dtype)
+        for split in ("valid", "test"):
+            most = int(self.sequences.n_targets(split).max())
+            if most > recipe.max_length:
+                raise FedlabError(
+                    f"max_length={recipe.max_length}: a user of {data.name} has {most} {split} showings, and a "
+                    "sequence must reach over all of them: raise it"
+                )
+        valid = data.interactions["click"][data.interactions["split"] == "valid"]
+        if valid.nunique() < 2:
+            raise FedlabError(
+                f"{data.name}: the {len(valid)} validation showings do not hold both clicks and others, so no AUC can "
+                "choose a round"
+            )
         parameters = {n: p.detach() for n, p in self.model.named_parameters()}
         self.shared = {n: parameters[n].clone() for n in self.model.shared_names}
         self.private = {n: parameters[n].repeat(data.n_users, *[1] * parameters[n].ndim) for n in self.model.private}
@@ -120,7 +133,12 @@ class ClickEngine:
         clients = select_clients(self.recipe, self.data.n_users, t, self.last_clients)
         lengths = self.sequences.end["train"][clients] - self.sequences.start[clients]
         alpha_C = self.aggregation.matrix(lengths)[0] if len(clients) else np.zeros(0)
-        work = self.train_clients(clients, alpha_C)
+        if len(clients):
+            work = self.train_clients(clients, alpha_C)
+        else:  # a Poisson sample may be empty
+            nothing = torch.zeros(0, self.n_blocks, dtype=torch.int64, device=self.device)
+            mixed = {n: torch.zeros_like(p) for n, p in self.shared.items()}
+            work = ClickWork(torch.zeros(0, dtype=torch.float64), {}, mixed, nothing)
         sound_C = torch.isfinite(work.loss_C)
         for new in work.private.values():
             sound_C = sound_C & torch.isfinite(new.flatten(1).sum(dim=1)).to(sound_C.device)
@@ -129,7 +147,7 @@ class ClickEngine:
         self._update(work, clients, alpha_C, t)
         for name, new in work.private.items():
             self.private[name][torch.from_numpy(clients).to(self.device)] = new
-        if self.n_blocks:
+        if self.n_blocks and len(clients):
             self.group_UL[clients] = work.group_CL.cpu()
             hot_CLG = torch.nn.functional.one_hot(work.group_CL, self.recipe.groups or 1)
             self.share_LG = hot_CLG.to(self.recipe.dtype).mean(dim=0)
@@ -157,25 +175,27 @@ class ClickEngine:
 
     def _update(self, work: ClickWork, clients: np.ndarray, alpha_C: np.ndarray, t: int) -> None:
         """θ ← θ + Σ α_u Δ_u, of a group's layers the mean over its own clients; or a step of Adam along that change."""
-        changed = {}
+        changed, came = {}, {}
         for name, total in work.mixed.items():
+            came[name] = torch.tensor(len(clients) > 0, device=self.device)
             if name in self.model.by_group:
                 alpha = torch.from_numpy(alpha_C).to(total)
                 weight_G = total.new_zeros(len(total)).index_add(0, work.group_CL[:, block_of(name)], alpha)
                 weight = weight_G.view(-1, *[1] * (total.ndim - 1))
+                came[name] = weight > 0
                 total = torch.where(weight > 0, total / weight.clamp(min=1e-300), 0.0)
             changed[name] = total
         if self.recipe.server_optimizer == "adam":
-            moments = self._adam(changed, t)
+            moments = self._adam(changed, came)
         else:
             moments, changed = self.moments, {n: self.shared[n] + change for n, change in changed.items()}
         if not all(torch.isfinite(p.sum()) for p in changed.values()):
             raise DivergedError(t, None)
         self.shared, self.moments = {**self.shared, **changed}, moments
 
-    def _adam(self, changed: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+    def _adam(self, changed: dict[str, Tensor], came: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """FedAdam (Reddi et al. 2021): the mean change, over the clients' rate, stands for a gradient. Makes `changed`
-        the new values; a group that nobody came to stays."""
+        the new values. A group that nobody came to stays, and so do its moments and the number of its steps."""
         moments = {}
         for name, change in changed.items():
             if is_gate(name):
@@ -185,10 +205,13 @@ class ClickEngine:
             m, v = self.moments.get(f"m.{name}"), self.moments.get(f"v.{name}")
             m = torch.zeros_like(gradient) if m is None else m
             v = torch.zeros_like(gradient) if v is None else v
-            moments[f"m.{name}"] = m = 0.9 * m + 0.1 * gradient
-            moments[f"v.{name}"] = v = 0.999 * v + 0.001 * gradient.square()
-            step = self.shared_lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
-            changed[name] = self.shared[name] - step
+            n = self.moments.get(f"n.{name}", torch.zeros(came[name].shape, dtype=torch.float64, device=self.device))
+            moments[f"n.{name}"] = n = n + came[name]
+            moments[f"m.{name}"] = m = torch.where(came[name], 0.9 * m + 0.1 * gradient, m)
+            moments[f"v.{name}"] = v = torch.where(came[name], 0.999 * v + 0.001 * gradient.square(), v)
+            first, second = ((1 - beta ** n.clamp(min=1)).to(m) for beta in (0.9, 0.999))
+            step = self.shared_lr * (m / first) / ((v / second).sqrt() + 1e-8)
+            changed[name] = torch.where(came[name], self.shared[name] - step, self.shared[name])
         return moments
 
     def lr_of(self, names: list[str]) -> dict[str, float]:
@@ -230,17 +253,23 @@ class ClickEngine:
             else:
                 sent[name] = value.expand(len(clients), *value.shape) if stacked else value
         local = {n: p.clone().requires_grad_() for n, p in {**sent, **own}.items()}
-        optimizer = LocalOptimizer(r.optimizer, local, self.lr_of(list(local)), r.weight_decay)
+        gates = {n: p for n, p in local.items() if is_gate(n)}
+        rest = {n: p for n, p in local.items() if not is_gate(n)}
+        optimizers = [
+            LocalOptimizer(name, own_kind, self.lr_of(list(own_kind)), r.weight_decay)
+            for name, own_kind in ((r.optimizer, rest), ("sgd", gates))
+            if own_kind
+        ]
         total = torch.zeros(len(clients), dtype=torch.float64)
         for epoch in range(r.local_epochs):
             arguments = (windows, group_L, self.drop_of(clients, epoch, stacked))
             output = functional_call(model, {**self.frozen, **local}, arguments)
             loss = model.loss(output, windows, self.share_LG)
             gradients = torch.autograd.grad(loss.sum(), list(local.values()), allow_unused=True)
+            found = {n: torch.zeros_like(local[n]) if g is None else g for n, g in zip(local, gradients, strict=True)}
             with torch.no_grad():
-                optimizer.step(
-                    {n: torch.zeros_like(local[n]) if g is None else g for n, g in zip(local, gradients, strict=True)}
-                )
+                for optimizer in optimizers:
+                    optimizer.step({n: found[n] for n in optimizer.parameters})
             total += loss.detach().double().cpu()
         done = {n: p.detach() for n, p in local.items()}
         change = {n: done[n] - sent[n] for n in sent}

@@ -1,5 +1,7 @@
 """loop = stacked for every click backbone; padding and later showings change nothing; a run is kept and resumed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -229,9 +231,78 @@ def test_a_click_model_ranks_nothing(recipe, log, world):
 
 
 def test_showings_out_of_order_are_named(recipe, log):
-    import dataclasses
-
     shuffled = log.interactions.copy()
     shuffled.loc[[20, 21], "timestamp"] = shuffled.loc[[21, 20], "timestamp"].to_numpy()
     with pytest.raises(fl.FedlabError, match=r"showing 21 of user \d comes before the one above it"):
         fl.train(recipe, dataclasses.replace(log, interactions=shuffled), progress=False)
+
+
+@pytest.mark.parametrize("engine", ["loop", "stacked"])
+def test_a_group_that_nobody_came_to_stays(recipe, log, engine):
+    """Under the server's Adam too, whose moments would carry it on."""
+    recipe = recipe.but(engine=engine, server_optimizer="adam", clients=0.3, lr=0.05, groups=4)
+    federation = lookup("click engine", engine)(recipe, log)
+    stayed = 0
+    for _ in range(8):
+        before = {n: federation.shared[n].clone() for n in federation.model.by_group}
+        clients = federation.step().clients
+        for name, value in before.items():
+            absent = np.setdiff1d(np.arange(4), federation.group_UL[clients, block_of(name)])
+            stayed += len(absent)
+            assert torch.equal(federation.shared[name][absent], value[absent]), name
+    assert stayed
+
+
+@pytest.mark.parametrize("server_optimizer", [None, "adam"])
+def test_a_round_that_nobody_comes_to(recipe, log, server_optimizer):
+    recipe = recipe.but(sampling="poisson", clients=0.15, rounds=12, server_optimizer=server_optimizer)
+    federations = [lookup("click engine", e)(recipe.but(engine=e), log) for e in ("loop", "stacked")]
+    sizes = [[len(f.step().clients) for _ in range(12)] for f in federations]
+    assert sizes[0] == sizes[1] and 0 in sizes[0]
+    for a, b in zip(federations[0].state().values(), federations[1].state().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+def test_gates_move_by_sgd_under_a_clients_adam(recipe, log):
+    engine, _ = trained(recipe.but(optimizer="adam", lr=0.01, gate_lr=0.1), log, 0)
+    before = engine.shared["blocks.0.ffn.switch.weight"].clone()
+    engine.step()
+    engine.step()
+    assert 0 < (engine.shared["blocks.0.ffn.switch.weight"] - before).abs().max() < 0.05
+
+
+def test_a_head_of_odd_width_cannot_be_rotated(recipe, log):
+    with pytest.raises(fl.FedlabError, match="heads=4: rotary positions turn pairs"):
+        trained(recipe.but(backbone="fedllama", heads=4), log, 0)
+
+
+def test_logs_that_cannot_be_learnt_from(recipe, log):
+    table = log.interactions
+    early = table["split"].where(~((table["user"] == 5) & (table["timestamp"] == 10)), "test")
+    with pytest.raises(fl.FedlabError, match="of user 5 is held out, and the one after it is not"):
+        fl.train(recipe, dataclasses.replace(log, interactions=table.assign(split=early)), progress=False)
+    none = table["split"].where(table["user"] != 2, "test")
+    with pytest.raises(fl.FedlabError, match="user 2 has no training showing"):
+        fl.train(recipe, dataclasses.replace(log, interactions=table.assign(split=none)), progress=False)
+    always = table["click"].where(table["split"] != "valid", 1)
+    with pytest.raises(fl.FedlabError, match="validation showings do not hold both"):
+        fl.train(recipe, dataclasses.replace(log, interactions=table.assign(click=always)), progress=False)
+    many = table["split"].where((table["user"] != 6) | (table["timestamp"] < 20), "test")
+    with pytest.raises(fl.FedlabError, match="max_length=4: a user of small has 7 test showings"):
+        fl.train(recipe, dataclasses.replace(log, interactions=table.assign(split=many)), progress=False)
+
+
+def test_what_is_not_for_clicks_says_so(recipe, log):
+    run = fl.train(recipe.but(rounds=1), log, progress=False)
+    with pytest.raises(fl.FedlabError, match="ranks nothing"):
+        _ = run.scores_UI
+    with pytest.raises(fl.FedlabError, match="ranks nothing"):
+        run.signals()
+    with pytest.raises(fl.FedlabError, match="unknown split 'foo': there are: train, valid, test"):
+        run.predictions("foo")
+    with pytest.raises(fl.FedlabError, match="attacks ask which items"):
+        fl.attack("items", recipe, log, progress=False)
+    with pytest.raises(fl.FedlabError, match="count_click_parameters"):
+        fl.count_parameters(recipe, 3, 3)
+    with pytest.raises(fl.FedlabError, match="unknown backbone 'fedsasrek': did you mean 'fedsasrec'"):
+        recipe.but(backbone="fedsasrek")
