@@ -207,6 +207,7 @@ class ClickLog:
             attribute.
         attributes: "user" and "item" -> name of an attribute -> how many different codes it has.
         dropped: what was left out on the way in; about: licence, citation, source.
+        truth: what was planted, for generated data; empty for real data.
     """
 
     name: str
@@ -216,6 +217,7 @@ class ClickLog:
     attributes: Mapping[str, Mapping[str, int]]
     dropped: Mapping[str, int] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:

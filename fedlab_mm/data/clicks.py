@@ -18,22 +18,28 @@ from fedlab_mm.records import ClickLog
 class ClickSource(Source):
     """Base of the click logs; `read_clicks` gives showings, users and items as the files name them."""
 
-    options: ClassVar[tuple[str, ...]] = ("fewest", "progress")
+    options: ClassVar[tuple[str, ...]] = ("fewest", "last", "progress")
 
     @classmethod
     def load(  # type: ignore[override]
         cls, root: str | os.PathLike[str] | None = None, seed: int = 0, **options: Any
     ) -> ClickLog:
-        """Find, read and split it; `seed` has no effect. Options: fewest, of showings for a user to stay (3)."""
+        """Find, read and split it; `seed` has no effect.
+
+        Args:
+            options: fewest, of showings for a user to stay (3); last, how many of a user's showings are for the test,
+                and before them for validation (1; with several, users have an AUC of their own).
+        """
         unknown = sorted(set(options) - set(cls.options))
         if unknown:
             raise FedlabError(
                 f"{cls.name}, a click log, has no option {unknown[0]}; there are: {', '.join(cls.options)}"
             )
+        last = options.pop("last", 1)
         how = cls.defaults.but(**options)
         folder = cls.find(root)
         log, users, items, source = cls.read_clicks(folder)
-        return click_log(cls.name, log, users, items, source, how.fewest, cls.about())
+        return click_log(cls.name, log, users, items, source, how.fewest, cls.about(), last)
 
     @classmethod
     def read_clicks(cls, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
@@ -49,12 +55,20 @@ def click_log(
     source: str,
     fewest: int,
     about: Mapping[str, str],
+    last: int = 1,
 ) -> ClickLog:
     """Renumber and split showings. At equal times the later row counts as later.
 
+    Args:
+        fewest: showings for a user to stay; one that would have none to train on goes in any case.
+        last: how many of a user's showings are for the test, and before them for validation.
+
     Raises:
-        FedlabError: nobody left.
+        FedlabError: nobody left, `last` below one.
     """
+    if isinstance(last, bool) or not isinstance(last, int) or last < 1:
+        raise FedlabError(f"last={last!r}: how many showings of a user are held out, a whole number from 1 on")
+    fewest = max(fewest, 2 * last + 1)
     if not len(log):
         raise FedlabError(f"{source}: there are no showings in it")
     dropped = {}
@@ -62,7 +76,7 @@ def click_log(
     dropped[f"users with fewer than {fewest} showings"] = log["user"][lengths < fewest].nunique()
     log = log[lengths >= fewest]
     if not len(log):
-        raise FedlabError(f"{source}: no user has {fewest} showings, one each to train, validate and test")
+        raise FedlabError(f"{source}: no user has {fewest} showings, some each to train, validate and test")
     tables, codes = [], {}
     for what, table in (("user", users), ("item", items)):
         ids = pd.Index(sorted(log[what].unique()))
@@ -73,7 +87,7 @@ def click_log(
         codes[what] = {str(column): int(values.max()) + 1 for column, values in coded.items()}
         tables.append(pd.DataFrame({what: np.arange(len(ids)), "id": ids, **coded}))
         log = log.assign(**{what: ids.get_indexer(log[what])})
-    log = log.assign(split=leave_one_out(log)).sort_values(["user", "timestamp"], kind="stable")
+    log = log.assign(split=leave_one_out(log, last)).sort_values(["user", "timestamp"], kind="stable")
     log = log[["user", "item", "timestamp", "click", "split"]].reset_index(drop=True)
     return ClickLog(name, log, tables[0], tables[1], codes, dropped, about)
 

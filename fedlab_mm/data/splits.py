@@ -6,11 +6,12 @@ import pandas as pd
 from fedlab_mm.errors import FedlabError
 
 
-def leave_one_out(interactions: pd.DataFrame) -> pd.Series:
+def leave_one_out(interactions: pd.DataFrame, last: int = 1) -> pd.Series:
     """Each user's last interaction is the test target, the one before it the validation target, the rest training.
 
     Args:
         interactions: columns user, item, timestamp; any order. At equal times the earlier row counts as earlier.
+        last: how many are test targets, and before them as many validation targets.
 
     Returns:
         "train", "valid" or "test" for each row, with the index of `interactions`.
@@ -21,7 +22,7 @@ def leave_one_out(interactions: pd.DataFrame) -> pd.Series:
     """
     by_time = interactions.sort_values("timestamp", kind="stable")
     from_the_end = by_time.groupby("user").cumcount(ascending=False).reindex(interactions.index)
-    split = np.select([from_the_end == 0, from_the_end == 1], ["test", "valid"], "train")
+    split = np.select([from_the_end < last, from_the_end < 2 * last], ["test", "valid"], "train")
     return pd.Series(split, index=interactions.index, name="split")
 
 

@@ -2,7 +2,7 @@
 shows it once, as the value of its cell, and a script calls `figure.savefig`."""
 
 from fedlab_mm.plotting.ablation import plot_changes, plot_sampling, plot_variants
-from fedlab_mm.plotting.clicks import plot_clicks, plot_shares, plot_sweeps
+from fedlab_mm.plotting.clicks import plot_attention, plot_clicks, plot_shares, plot_showings, plot_sweeps
 from fedlab_mm.plotting.data import plot_long_tail, plot_matrix, plot_rules, plot_similarities, plot_timeline
 from fedlab_mm.plotting.fusion import plot_bands, plot_before_after, plot_reliance
 from fedlab_mm.plotting.gap import plot_gap, plot_gap_rounds, plot_gap_users, project

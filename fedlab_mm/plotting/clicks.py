@@ -71,6 +71,61 @@ def plot_clicks(table: pd.DataFrame, reported: pd.DataFrame | None = None, lines
     return closed(figure)
 
 
+def plot_showings(showings: pd.DataFrame, colour: str, per_row: str = "user") -> Figure:
+    """What some users were shown, in order: filled where it was clicked, coloured by an attribute.
+
+    Args:
+        showings: columns click, the ones named by `colour` (codes) and `per_row`; in the order of time.
+    """
+    rows, codes = list(dict.fromkeys(showings[per_row])), sorted(set(showings[colour]))
+    longest = int(showings.groupby(per_row).size().max())
+    figure, axis = plt.subplots(figsize=(min(10, 2 + 0.16 * longest), 0.9 + 0.35 * len(rows)), layout="constrained")
+    for y, row in enumerate(rows):
+        own = showings[showings[per_row] == row].reset_index(drop=True)
+        for n, code in enumerate(codes):
+            style = {"marker": MARKERS[n % len(MARKERS)], "color": PALETTE[n % len(PALETTE)], "linestyle": ""}
+            for click, face in ((1, style["color"]), (0, "none")):
+                places = np.flatnonzero((own[colour] == code) & (own["click"] == click))
+                axis.plot(places + 1, [y] * len(places), **style, markerfacecolor=face, markersize=5)
+    axis.set_yticks(range(len(rows)), [f"{per_row} {row}" for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel("showing (filled: clicked)")
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=MARKERS[n % len(MARKERS)],
+            color=PALETTE[n % len(PALETTE)],
+            linestyle="",
+            label=f"{colour} {c}",
+        )
+        for n, c in enumerate(codes)
+    ]
+    figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside right center")
+    bare(axis)
+    return closed(figure)
+
+
+def plot_attention(weights: dict[str, np.ndarray], marks: Sequence[str]) -> Figure:
+    """Where each showing's prediction looks: a panel for each name, rows attend to columns.
+
+    Args:
+        weights: name -> [T, T]; marks: what stands under the columns, one for each position.
+    """
+    figure, axes = plt.subplots(
+        1, len(weights), figsize=(0.6 + 3.4 * len(weights), 3.6), layout="constrained", squeeze=False, sharey=True
+    )
+    top = max(float(w.max()) for w in weights.values())
+    for axis, (name, weight) in zip(axes[0], weights.items(), strict=True):
+        image = axis.imshow(np.where(np.tri(len(weight)) > 0, weight, np.nan), cmap="Blues", vmin=0, vmax=top)
+        axis.set_title(name, fontsize=9)
+        axis.set_xticks(range(len(marks)), marks, fontsize=7)
+        axis.set_xlabel("looks at the showing before (what became of it)")
+    axes[0, 0].set_ylabel("prediction of showing")
+    figure.colorbar(image, ax=list(axes[0]), label="attention", shrink=0.8)
+    return closed(figure)
+
+
 def plot_sweeps(table: pd.DataFrame) -> Figure:
     """AUC and LogLoss against each thing that was changed; its values stand evenly, as names.
 

@@ -5,6 +5,7 @@ layers. Where a client takes a single step of SGD, the mean of what clients woul
 their weighted loss, so `stacked` never makes their copies of what they share.
 """
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -280,6 +281,12 @@ class ClickEngine:
         return Local(change, {n: done[n] for n in own}, total / r.local_epochs, group_L)
 
     # Evaluation.
+
+    def model_of(self, user: int) -> ClickModel:
+        """A user's own model, to look into: a copy with its private parameters and the server's shared ones."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict({**self.frozen, **self.shared, **{n: p[user] for n, p in self.private.items()}})
+        return model.eval()
 
     def groups_of_users(self) -> np.ndarray | None:
         """Each user's group in each block, [U, L]; None without groups."""

@@ -225,7 +225,9 @@ def test_the_prepared_layout_reads_which_attributes_it_has(tmp_path, kuaisar_r):
 
 
 def test_what_a_click_log_is_not(published):
-    with pytest.raises(fl.FedlabError, match="kuaisar, a click log, has no option core; there are: fewest, progress"):
+    with pytest.raises(
+        fl.FedlabError, match="kuaisar, a click log, has no option core; there are: fewest, last, progress"
+    ):
         fl.load("kuaisar:rec", root=published, core=5)
     with pytest.raises(fl.FedlabError, match="unknown part 'src' of kuaisar: there are: rec, search"):
         fl.load("kuaisar:src", root=published)

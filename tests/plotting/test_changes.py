@@ -33,3 +33,13 @@ def test_sweeps_and_shares():
     rows = [("with", r, b, g, 0.25) for r in (1, 2) for b in (0, 1) for g in range(4)]
     shares = plotting.plot_shares(pd.DataFrame(rows, columns=["variant", "round", "block", "group", "share"]))
     assert len(shares.axes) == 2 and shares.axes[0].get_ylabel() == "block 1: users"
+
+
+def test_showings_and_attention():
+    showings = pd.DataFrame({"user": [3, 3, 5], "click": [1, 0, 1], "kind": [0, 1, 1]})
+    axis = plotting.plot_showings(showings, colour="kind").axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["user 3", "user 5"]
+    assert sum(len(line.get_xdata()) for line in axis.lines) == 3
+    weights = {"block 1": np.tril(np.ones((3, 3)) / 3), "block 2": np.eye(3)}
+    figure = plotting.plot_attention(weights, ["·", "+", "−"])
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["·", "+", "−"]
