@@ -120,7 +120,7 @@ def plot_attention(weights: dict[str, np.ndarray], marks: Sequence[str]) -> Figu
         image = axis.imshow(np.where(np.tri(len(weight)) > 0, weight, np.nan), cmap="Blues", vmin=0, vmax=top)
         axis.set_title(name, fontsize=9)
         axis.set_xticks(range(len(marks)), marks, fontsize=7)
-        axis.set_xlabel("looks at the showing before (what became of it)")
+        axis.set_xlabel("showing before, clicked or not")
     axes[0, 0].set_ylabel("prediction of showing")
     figure.colorbar(image, ax=list(axes[0]), label="attention", shrink=0.8)
     return closed(figure)
