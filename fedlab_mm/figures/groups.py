@@ -16,7 +16,7 @@ from fedlab_mm.registry import register
 
 WRAPPED = ("fedavg", "fedncf", "pfedrec", "fedrap")
 METHODS = ("none", "mlp", "fedvlr", "gfmfr")
-FIT_EPOCHS = 10  # a round, from where the last left it; 50 give the same third digit on KU and take four times as long
+FIT_EPOCHS = 10  # a round, from where the last left it; 50 take four times as long and differ on KU as seeds do
 Grid = Sequence[Mapping[str, Any]]
 GUIDED: Grid = (
     {"optimizer": ["adam"], "lr": [0.01, 0.03], "distill": [0.3]},
