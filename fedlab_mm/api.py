@@ -145,15 +145,14 @@ def train(
     """Train a recipe and report it at its best validation round.
 
     Args:
-        progress: show a bar; a text stands in it.
         recipe: what to train; data: what on, loaded by the recipe's name if left out.
-        progress: show a bar with round, loss and validation NDCG.
+        progress: show a bar with round, loss and the best on validation; a text stands in it.
         resume: a run (saved and loaded, perhaps) of the same recipe with fewer rounds, to go on from.
         cache: a folder that keeps finished runs. One of this recipe, on these data, by this version of the package, is
             read back instead of trained again.
 
     Returns:
-        The run; `run.test` at the round with the highest validation NDCG@k (the first of equals).
+        The run; `run.test` at the round with the highest validation NDCG@k, of clicks AUC (the first of equals).
 
     Raises:
         DivergedError: training left the finite numbers. Its `run` is the run up to the last good round.

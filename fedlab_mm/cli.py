@@ -439,12 +439,13 @@ def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_o
         many = field.name in several or typing.get_origin(hint) is tuple
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
         family = {"operators": "operator"}.get(field.name, field.name)
+        known = list(dict.fromkeys([*names(family), *names(f"click {family}")]))
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=str if typing.get_origin(hint) is tuple else hint,
             nargs="+" if many else None,
             default=argparse.SUPPRESS,
-            help=f"{', '.join(names(family))} [{default}]" if names(family) else f"[{default}]",
+            help=f"{', '.join(known)} [{default}]" if known else f"[{default}]",
         )
 
 

@@ -258,7 +258,8 @@ def evaluate_clicks(logits: Any, clicks: Any, users: Any) -> dict[str, float]:
     table = pd.DataFrame({"logit": logit_N, "click": click_N, "user": user_N})
     of_user = table.groupby("user")["click"].agg(["mean", "size"])
     both = of_user[(of_user["mean"] > 0) & (of_user["mean"] < 1)]
-    own = [_auc(t["logit"].to_numpy(), t["click"].to_numpy()) for u, t in table.groupby("user") if u in both.index]
+    asked = table[table["user"].isin(both.index)]
+    own = [_auc(t["logit"].to_numpy(), t["click"].to_numpy()) for _, t in asked.groupby("user")]
     gauc = float(np.average(own, weights=both["size"])) if len(both) else float("nan")
     return {"auc": _auc(logit_N, click_N), "logloss": float(each_N.mean()), "gauc": gauc}
 

@@ -19,6 +19,7 @@ theorems on amplification by sampling do not hold then.
 
 import logging
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -227,7 +228,9 @@ class Guard:
         """
         shape = like.shape[1:] if rows_CN is None else like.shape[2:]
         width = math.prod(shape)
-        salt = NOISE + (int.from_bytes(name.encode()[-6:], "big") << 8)  # parts have different ends to their names
+        # The owner's name counts too: all layers have a "weight", and noise that two of them shared would cancel.
+        owner = zlib.crc32(name.rpartition(".")[0].encode())
+        salt = NOISE + owner + (int.from_bytes(name.encode()[-6:], "big") << 8)
         key = keys(self.seed, round, clients, salt)
         if rows_CN is None:
             drawn = normals(key[:, None], np.arange(width))

@@ -285,9 +285,10 @@ class Recipe:
         noise_multiplier: of the server's noise, deviation over sensitivity: client-level differential privacy.
         rows: which rows a client sends: "touched", "all", or "flipped", the truth about each row told with probability
             e^ε / (1 + e^ε) only; row_epsilon: that ε.
-        lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam.
+        lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam; of click
+            models 0.5 and 0.01.
         shared_lr: η of what is shared: a client's copies of it and the server's D and γ. None: lr, for the papers write
-            one η for all.
+            one η for all; of click models under the server's Adam 0.01.
         id_lr_scale: what shared_lr is multiplied by for a table with a row for each item under SGD, for a row sees only
             about one sample in n_items. None for the method's own: n_items, and 30 for D where it is behind a map.
         optimizer: of the client, and server_optimizer of the server (None: the same): "sgd" as the algorithms state, or

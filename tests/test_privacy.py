@@ -195,6 +195,15 @@ def test_the_papers_noise_has_its_variance_in_each_upload_and_after_aggregation(
     assert np.abs(np.corrcoef(flat) - np.eye(60)).max() < 0.12  # clients' noises are unrelated
 
 
+def test_layers_do_not_share_their_noise():
+    """Else one layer of an upload, taken from another, would be without noise."""
+    guard = Guard.of(fl.Recipe(noise=1.0))
+    like, who = torch.zeros(1, 2000, dtype=torch.float64), np.array([3])
+    names = ["hidden.0.weight", "hidden.1.weight", "hidden.0.bias", "blocks.0.query.weight", "item_table"]
+    drawn = torch.cat([guard.noise_of(name, like, who, 1, None) for name in names]).numpy()
+    assert np.abs(np.corrcoef(drawn) - np.eye(len(names))).max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("sampling", "clients", "swapped"), [("rested", 1.0, 1), ("poisson", 0.5, 1), ("fixed", 0.5, 2)]
 )

@@ -105,12 +105,13 @@ class ClickEngine:
         self.aggregation = lookup("aggregation", recipe.aggregation or self.model.aggregation)()
         self.guard = Guard.of(recipe)
         self.lr = recipe.lr or LR[recipe.optimizer]
-        self.shared_lr = recipe.shared_lr or self.lr
+        self.shared_lr = recipe.shared_lr or (LR["adam"] if recipe.server_optimizer == "adam" else self.lr)
         self.moments: dict[str, Tensor] = {}
         self.n_blocks = len({block_of(n) for n in self.model.by_group})
         self.group_UL = torch.full((data.n_users, self.n_blocks), -1, dtype=torch.int64)
         self.share_LG: Tensor | None = None
         self.round = 0
+        self.last_clients = np.zeros(0, dtype=np.int64)
         self.views: list[str] = []
 
     # What an engine must provide.
@@ -132,7 +133,7 @@ class ClickEngine:
         """
         start, t = time.perf_counter(), self.round + 1
         clients = select_clients(self.recipe, self.data.n_users, t, self.last_clients)
-        lengths = self.sequences.end["train"][clients] - self.sequences.start[clients]
+        lengths = np.minimum(self.sequences.n_targets("train")[clients], self.recipe.max_length)
         alpha_C = self.aggregation.matrix(lengths)[0] if len(clients) else np.zeros(0)
         if len(clients):
             work = self.train_clients(clients, alpha_C)
@@ -164,8 +165,6 @@ class ClickEngine:
             seconds=time.perf_counter() - start,
             model=self,  # type: ignore[arg-type]  # of what a model is asked, a click model has its part
         )
-
-    last_clients = np.zeros(0, dtype=np.int64)
 
     def numbers(self) -> tuple[int, int]:
         """How many numbers a client sends and receives in a round: of the groups' layers it sends those of its own, and
@@ -332,6 +331,15 @@ class ClickEngine:
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            FedlabError: the state is of another recipe or log: a tensor is missing or has another shape.
+        """
+        for name, value in self.state().items():
+            optional = name == "shares" or name.startswith("moments.") or name == "last_clients"
+            if not optional and (name not in state or state[name].shape != value.shape):
+                raise FedlabError(f"the saved state does not fit this recipe and data: {name} differs")
         self.round = int(state["round"])
         self.last_clients = state["last_clients"].numpy().copy()
         for kind in ("shared", "private", "moments"):

@@ -178,6 +178,13 @@ def test_a_run_is_kept_and_goes_on(recipe, log, tmp_path):
     assert list(whole.predictions().columns) == ["user", "click", "logit"] and len(whole.predictions()) == log.n_users
 
 
+def test_a_state_of_another_recipe_is_refused(recipe, log):
+    engine, _ = trained(recipe, log, 1)
+    other, _ = trained(recipe.but(groups=2), log, 0)
+    with pytest.raises(fl.FedlabError, match="saved state does not fit this recipe and data: shared"):
+        other.load_state(engine.state())
+
+
 def test_compare_and_pair(recipe, log):
     table = fl.compare([recipe, recipe.but(method="none")], range(2), log, progress=False)
     assert list(table.index) == ["rate", "user rate", "logistic", "trees", "fedsasrec + mrff", "fedsasrec + none"]
