@@ -308,8 +308,9 @@ class Recipe:
             embedding; blocks, heads: of a transformer; dropout: of its tokens and feed-forward layers.
         history: what a sequence tells of past showings: "items", their attributes (Eq. 1 of MRFF), or "clicks", also
             whether they were clicked.
-        gate: MRFF's: "plain"; "weighted": a group's layer counts by its probability; or "through": the balance loss
-            teaches the layers below the gate too; balance: its α (Eq. 8). Its number of groups is `groups`.
+        gate: MRFF's: "plain"; "weighted": a group's layer counts by its probability; "through": the balance loss
+            teaches the layers below the gate too; or "random": each user's group is drawn, and stays; balance: its α
+            (Eq. 8). Its number of groups is `groups`.
         gate_lr: the rate of gates, which move by plain SGD whatever moves the rest: the balance loss answers a round
             late, and in larger steps all clients change groups at once.
         dim: latent width D (the papers: 64); id_dim: width of the ID embedding of fused methods (512).
@@ -408,7 +409,7 @@ class Recipe:
             ("distill_schedule", ("cosine", "constant")),
             ("distill_scale", ("ratio", "none")),
             ("history", ("items", "clicks")),
-            ("gate", ("plain", "weighted", "through")),
+            ("gate", ("plain", "weighted", "through", "random")),
             ("precision", ("float32", "float64")),
         ):
             if getattr(self, name) not in choices:

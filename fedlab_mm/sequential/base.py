@@ -51,7 +51,7 @@ class Block(nn.Module):
     """One transformer block. A subclass gives `attend` and the kind of feed-forward layer.
 
     Args:
-        place: of the feed-forward layers: makes the module that a block calls as `ffn(x, user, real, group)`.
+        place: of the feed-forward layers: makes the module that a block calls as `ffn(x, user, windows, group)`.
     """
 
     make_ffn: ClassVar[type[nn.Module]] = ReluFFN
@@ -69,7 +69,7 @@ class Block(nn.Module):
         self, x: Tensor, user: Tensor, windows: Windows, group: Tensor | None, drop: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         x = self.attend(x, windows.position)
-        change, routed = self.ffn(self.normed(x), user, windows.real, group)
+        change, routed = self.ffn(self.normed(x), user, windows, group)
         return x + drop(change), routed
 
     def normed(self, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Plain(nn.Module):
         super().__init__()
         self.shared = make(width)
 
-    def forward(self, x: Tensor, user: Tensor, real: Tensor, group: Tensor | None) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, user: Tensor, windows: Windows, group: Tensor | None) -> tuple[Tensor, None]:
         return self.shared(x), None
 
 

@@ -5,15 +5,20 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.sequential.base import Plain
 from fedlab_mm.sequential.layers import Linear
+from fedlab_mm.sequential.sequences import Windows
+
+GROUPS = 0x67726F  # of the draws of gate="random"
 
 
 @register("click method", "none")
@@ -43,7 +48,7 @@ class MRFF(Shared):
         if recipe.groups is None:
             raise FedlabError("method 'mrff' needs a number of groups: groups=4, say")
         n_groups = recipe.groups
-        return lambda make, width: Grouped(make, width, n_groups, user_width, recipe.gate)
+        return lambda make, width: Grouped(make, width, n_groups, user_width, recipe.gate, recipe.seed)
 
     def is_private(self, name: str) -> bool:
         return ".ffn.own." in name
@@ -58,12 +63,15 @@ class Grouped(nn.Module):
     The choice itself lets no gradient through: with gate="plain" the gate learns from the balance loss alone; with
     "weighted" FFN_g's output is multiplied by N · P_u[g], and the click loss reaches it too. In both the balance loss
     ends at the gate. With "through" it teaches the attention and the embeddings below as well, as Eq. 8 has it: these
-    then move all clients from group to group at once, and forget clicks over it.
+    then move all clients from group to group at once, and forget clicks over it. With "random" nothing is asked: each
+    client's group is drawn once, the same in all blocks, which a gate that is worth its name must beat.
     """
 
-    def __init__(self, make: Callable[[int], nn.Module], width: int, n_groups: int, user_width: int, gate: str):
+    def __init__(
+        self, make: Callable[[int], nn.Module], width: int, n_groups: int, user_width: int, gate: str, seed: int
+    ):
         super().__init__()
-        self.gate, self.n_groups = gate, n_groups
+        self.gate, self.n_groups, self.seed = gate, n_groups, seed
         self.own = make(width)
         nn.init.zeros_(self.own.get_parameter("output.weight"))  # a client's own layer begins by saying nothing
         members = [make(width) for _ in range(n_groups)]
@@ -75,25 +83,25 @@ class Grouped(nn.Module):
         self.switch = Linear(width + user_width, n_groups)
 
     def forward(
-        self, x: Tensor, user: Tensor, real: Tensor, group: Tensor | None
+        self, x: Tensor, user: Tensor, windows: Windows, group: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """
         Args:
-            x: [..., T, D]; user: [..., D']; real: [..., T].
+            x: [..., T, D]; user: [..., D'].
             group: [...], where it is settled, and the parameters of `group` are that group's alone.
 
         Returns:
             The layer's output, and (group [...], probabilities [..., G]).
         """
-        count = real.sum(dim=-1, keepdim=True)
-        mean = (x * real.unsqueeze(-1)).sum(dim=-2) / count
+        real = windows.real.unsqueeze(-1)
+        mean = (x * real).sum(dim=-2) / real.sum(dim=-2)
         seen = torch.cat([mean, user], dim=-1)
         if self.gate != "through":
             seen = seen.detach()
         logits_G = self.switch(seen.unsqueeze(-2)).squeeze(-2)
         probability_G = torch.softmax(logits_G, dim=-1)
         if group is None:
-            group = probability_G.argmax(dim=-1)
+            group = self.drawn(windows.users) if self.gate == "random" else probability_G.argmax(dim=-1)
             chosen = {n: p[group] for n, p in self.group.named_parameters()}
         else:
             chosen = dict(self.group.named_parameters())
@@ -102,3 +110,9 @@ class Grouped(nn.Module):
             weight = self.n_groups * probability_G.gather(-1, group.unsqueeze(-1))
             change = change * weight.unsqueeze(-1)
         return self.own(x) + change, (group, probability_G)
+
+    def drawn(self, users: Tensor) -> Tensor:
+        """Groups that depend on the user and the seed alone, int64 of the shape of `users`."""
+        key_U = keys(self.seed, 0, users.cpu().numpy().reshape(-1), GROUPS)
+        drawn_U = uniforms(key_U, np.zeros(1, dtype=np.int64)) * self.n_groups
+        return torch.from_numpy(drawn_U.astype(np.int64)).reshape(users.shape).to(users.device)

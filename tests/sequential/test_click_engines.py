@@ -20,6 +20,7 @@ SETTINGS = {
     "sampled": {"clients": 0.5, "dropout": 0.3, "gate": "weighted", "weight_decay": 0.1},
     "heads": {"heads": 2, "aggregation": "weighted", "dropout": 0.5, "local_epochs": 2, "noise": 0.01},
     "items": {"history": "items", "balance": 1.0},
+    "random": {"gate": "random", "clients": 0.5},
 }
 
 
@@ -148,6 +149,16 @@ def test_what_teaches_the_gate(recipe, log, gate):
     assert (gradient is None) == (gate == "plain")
 
 
+def test_a_random_gate_draws_each_users_group_once(recipe, log):
+    engine, _ = trained(recipe.but(gate="random", balance=0.0, rounds=3), log, 1)
+    first = engine.groups_of_users()
+    engine.step()
+    assert np.array_equal(first, engine.groups_of_users()) and np.array_equal(first[:, 0], first[:, 1])
+    assert set(first[:, 0]) == {0, 1, 2}
+    other, _ = trained(recipe.but(gate="random", seed=1), log, 1)
+    assert not np.array_equal(first, other.groups_of_users())
+
+
 def test_group_layers_are_separate(recipe, log):
     engine, _ = trained(recipe, log, 0)
     weights = engine.shared["blocks.0.ffn.group.hidden.weight"]
@@ -218,7 +229,7 @@ def test_what_cannot_be(recipe, log, changes, message):
     [
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"balance": -0.1}, "balance=-0.1"),
-        ({"gate": "soft"}, "unknown gate 'soft': there are: plain, weighted, through"),
+        ({"gate": "soft"}, "unknown gate 'soft': there are: plain, weighted, through, random"),
         ({"history": "all"}, "unknown history 'all'"),
         ({"max_length": 0}, "max_length=0: must be at least 1"),
         ({"backbone": "fedsasrek"}, "unknown backbone 'fedsasrek'"),
