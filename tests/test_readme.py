@@ -15,7 +15,7 @@ OWN = README.split("## Add your own")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", OWN, re.S)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: re.findall(r'register\("(\w+)"', code)[0])
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: re.findall(r'register\("([\w ]+)"', code)[0])
 def test_a_block_of_your_own_runs(code, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "shelf").mkdir()
@@ -32,7 +32,13 @@ def test_a_block_of_your_own_runs(code, tmp_path):
 
 
 def test_there_is_one_block_for_each_family():
-    assert re.findall(r'register\("(\w+)"', OWN) == ["operator", "backbone", "dataset", "aggregation"]
+    assert re.findall(r'register\("([\w ]+)"', OWN) == [
+        "operator",
+        "backbone",
+        "click backbone",
+        "dataset",
+        "aggregation",
+    ]
     assert all(len(code.split("\n\n\n@register")[-1].splitlines()) <= 16 for code in BLOCKS)
 
 

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
 
+HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "**"]
 METRICS = {"auc": "test AUC", "logloss": "test LogLoss"}
 
 
@@ -146,11 +147,46 @@ def plot_sweeps(table: pd.DataFrame) -> Figure:
             axis.plot(x, of_value.mean(), color=PALETTE[0], marker="o", markersize=5, linewidth=1)
             place = part["value"].map(values.index)
             axis.plot(place, part[metric], ".", color=PALETTE[0], markersize=4)
-            axis.set_xticks(x, [f"{v:g}" for v in values])
+            axis.set_xticks(x, [_named(v) for v in values])
             if column is axes.T[0]:
                 axis.set_ylabel(label)
             bare(axis)
         column[-1].set_xlabel(what)
+    return closed(figure)
+
+
+def _named(value: object) -> str:
+    """0.10 as 0.1, also where a table's column holds names too and so came back from its file as text."""
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return str(value)
+
+
+def plot_sizes(table: pd.DataFrame) -> Figure:
+    """Counted numbers of each model, part by part, beside what was reported of it.
+
+    Args:
+        table: columns backbone, part, ours, reported; a row for each part, the reported total in each of them.
+    """
+    backbones, parts = list(dict.fromkeys(table["backbone"])), list(dict.fromkeys(table["part"]))
+    figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.5 * len(backbones)), layout="constrained")
+    for y, backbone in enumerate(backbones):
+        own = table[table["backbone"] == backbone].set_index("part")
+        left = 0.0
+        for n, part in enumerate(parts):
+            wide = float(own["ours"].get(part, 0)) / 1e3
+            axis.barh(
+                y, wide, 0.55, left, color=PALETTE[n], hatch=HATCHES[n], edgecolor="white", linewidth=0.5,
+                label=part if y == 0 else None,
+            )  # fmt: skip
+            left += wide
+        axis.plot(own["reported"].iloc[0] / 1e3, y, "D", color="0.2", markerfacecolor="none", markersize=7)
+    axis.set_yticks(range(len(backbones)), backbones)
+    axis.invert_yaxis()
+    axis.set_xlabel("thousands of numbers on a client (◇ reported)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    bare(axis)
     return closed(figure)
 
 
@@ -175,9 +211,8 @@ def plot_shares(table: pd.DataFrame) -> Figure:
             axis = axes[r, c]
             part = table[(table["variant"] == variant) & (table["block"] == block)]
             wide = part.pivot_table(index="round", columns="group", values="share")
-            hatches = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "**"]
             layers = axis.stackplot(wide.index, wide.to_numpy().T, colors=PALETTE[: wide.shape[1]], linewidth=0)
-            for layer, hatch, group in zip(layers, hatches, wide.columns, strict=False):
+            for layer, hatch, group in zip(layers, HATCHES, wide.columns, strict=False):
                 layer.set(hatch=hatch, edgecolor="white", label=f"group {group}")
             axis.set_ylim(0, 1)
             axis.set_xlim(wide.index.min(), wide.index.max())
