@@ -11,6 +11,7 @@ rank is uniform on g + 1 … g + t, so
 exact, without drawing anything. With one relevant item the ideal DCG is 1.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -281,7 +282,7 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
 
     Args:
         a, b: columns user, click, logit, seed; the same showings in the same order for every seed. Where one has fewer
-            seeds, its seeds stand in turn beside the other's.
+            seeds, each stands beside the other's as often.
 
     Returns:
         difference (a − b), low and high (95 % bootstrap interval), p (two-sided), users.
@@ -294,7 +295,7 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
     if not (np.array_equal(click_N, first_b["click"]) and np.array_equal(user_N, first_b["user"])):
         raise FedlabError("the two rows do not predict the same showings, so they cannot be paired")
     of_a, of_b = ([rankdata(x["logit"]) for _, x in t.groupby("seed")] for t in (a, b))
-    n_seeds = max(len(of_a), len(of_b))
+    n_seeds = math.lcm(len(of_a), len(of_b))
     rank_aSN, rank_bSN = (np.array([of[s % len(of)] for s in range(n_seeds)]) for of in (of_a, of_b))
     _, who_N = np.unique(user_N, return_inverse=True)
     n_users, rng = int(who_N.max()) + 1, np.random.default_rng(0)

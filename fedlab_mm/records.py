@@ -291,8 +291,9 @@ class Recipe:
             one η for all; of click models under the server's Adam 0.01.
         id_lr_scale: what shared_lr is multiplied by for a table with a row for each item under SGD, for a row sees only
             about one sample in n_items. None for the method's own: n_items, and 30 for D where it is behind a map.
-        optimizer: of the client, and server_optimizer of the server (None: the same): "sgd" as the algorithms state, or
-            "adam". A client's Adam starts afresh each round; the server's goes on.
+        optimizer: of the client, and server_optimizer of the server (None: the same, but of click models "sgd", the
+            plain mean): "sgd" as the algorithms state, or "adam". A client's Adam starts afresh each round, the
+            server's goes on.
         weight_decay: L2 penalty added to the gradients, of clients and server alike.
         alpha, beta: FedRAP's weights of MSE(personal, common) and L1(common).
         aggregation: "weighted" by samples, "equal", or None for the backbone's own.

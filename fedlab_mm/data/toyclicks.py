@@ -68,12 +68,12 @@ class ToyClicks:
         items = pd.DataFrame({"id": range(N_ITEMS), "kind": kind_I, "topic": topic_I, "length": lengths_I})
         about = {"licence": "none: generated", "source": "fedlab_mm"}
         result = click_log("toy-clicks", log, users, items, "toy-clicks", 3, about, options.get("last", 1))
-        shown = result.items["id"].to_numpy()
+        kept, shown = result.users["id"].to_numpy(), result.items["id"].to_numpy()
         truth = {
-            "group_U": group_U,
-            "rate_U": rate_U,
+            "group_U": group_U[kept],
+            "rate_U": rate_U[kept],
             "liking_GK": liking_GK,
             "quality_I": quality_I[shown],
-            "chance_N": chance_N,
+            "chance_N": chance_N[np.isin(user_N, kept)],
         }
         return dataclasses.replace(result, truth=truth)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fedlab_mm.api import load, train, tune
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
-from fedlab_mm.records import Dataset, Recipe, Run, versions
+from fedlab_mm.records import ClickLog, Dataset, Recipe, Run, versions
 from fedlab_mm.registry import lookup
 
 BACKBONES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
@@ -88,10 +88,17 @@ class Cells(Exhibit):
         return pd.DataFrame(rows)
 
 
-def tuned(recipe: Recipe, grid: Sequence[Mapping[str, Any]], data: Dataset, cache: str | None) -> Recipe | None:
-    """The setting that validates best; None where all diverge."""
+def tuned(
+    recipe: Recipe,
+    grid: Sequence[Mapping[str, Any]],
+    data: Dataset | ClickLog,
+    cache: str | None,
+    seeds: Sequence[int] | None = None,
+) -> Recipe | None:
+    """The setting that validates best, in the mean of these seeds (the recipe's own if left out); None where all
+    diverge."""
     try:
-        return tune(recipe, grid, data, progress=False, cache=cache)
+        return tune(recipe, grid, data, progress=False, seeds=seeds, cache=cache)
     except AllDivergedError:
         return None
 

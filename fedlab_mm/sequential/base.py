@@ -90,7 +90,8 @@ class Plain(nn.Module):
 class ClickModel(nn.Module):
     """Base of the click backbones: `forward(windows)` -> logits of a click on each showing.
 
-    A subclass registers as "click backbone". Its parameters may be one client's or a chunk's, side by side.
+    A subclass registers as "click backbone". Its parameters may be one client's or a chunk's, side by side: it makes
+    them in `build`, of the layers in `fedlab_mm.sequential.layers`, and keeps no buffers.
 
     Attributes:
         private: names of the parameters that stay with a client; by_group: names of those with a leading axis of
@@ -126,8 +127,8 @@ class ClickModel(nn.Module):
         if keeps:
             self.user = nn.Parameter(torch.zeros(self.user_width))
             self.user_table.requires_grad_(False)
-        self.private = [n for n, _ in self.named_parameters() if n == "user" or placement.is_private(n)]
-        self.by_group = [n for n, _ in self.named_parameters() if placement.is_by_group(n)]
+        self.private = [n for n, _ in self.named_parameters() if n == "user" or self.placement.is_private(n)]
+        self.by_group = [n for n, _ in self.named_parameters() if self.placement.is_by_group(n)]
         self.shared_names = [n for n, p in self.named_parameters() if n not in self.private and p.requires_grad]
 
     def build(self) -> None:
@@ -220,7 +221,33 @@ def click_model(recipe: Recipe, log: ClickLog) -> ClickModel:
     placement = lookup("click method", recipe.method)()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return backbone(recipe, log.attributes, placement).to(recipe.dtype)
+        model: ClickModel = backbone(recipe, log.attributes, placement).to(recipe.dtype)
+    _check(model, recipe.backbone)
+    return model.eval()
+
+
+def _check(model: ClickModel, name: str) -> None:
+    """That both engines can train it.
+
+    Raises:
+        FedlabError: a layer or parameter of a kind, or in a place, that an engine would not do justice.
+    """
+    for path, module in model.named_modules():
+        has_own = next(module.parameters(recurse=False), None) is not None
+        torchs = type(module).__module__.startswith("torch.nn")
+        if (torchs and has_own) or isinstance(module, nn.modules.dropout._DropoutNd):
+            raise FedlabError(
+                f"backbone '{name}': {path} is torch's {type(module).__name__}; take the layers of "
+                "fedlab_mm.sequential.layers, which take one client's weights or a chunk's, and the recipe's dropout"
+            )
+        if next(module.buffers(recurse=False), None) is not None:
+            raise FedlabError(f"backbone '{name}': {path or 'it'} has a buffer, which no client's state would hold")
+    known = {*model.shared_names, *model.private}
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad and path not in known:
+            raise FedlabError(f"backbone '{name}': {path} would not be trained: make it in `build`, not in `__init__`")
+        if path in model.by_group and not path.startswith("blocks."):
+            raise FedlabError(f"backbone '{name}': {path}: layers of groups stand in `blocks`, a ModuleList of blocks")
 
 
 def count_click_parameters(recipe: Recipe, attributes: Mapping[str, Mapping[str, int]]) -> pd.Series:

@@ -60,6 +60,9 @@ class MRFF(Shared):
 class Grouped(nn.Module):
     """P_u = softmax(W [mean of Attention_out; u_emb] + b), g = argmax P_u; FFN_u(x) + FFN_g(x).
 
+    The mean is over what is known when the first showing in question comes. In training all are in question and the
+    mean is over all, as in the paper: where tokens tell clicks, a group then tells a little of later ones.
+
     The choice itself lets no gradient through: with gate="plain" the gate learns from the balance loss alone; with
     "weighted" FFN_g's output is multiplied by N · P_u[g], and the click loss reaches it too. In both the balance loss
     ends at the gate. With "through" it teaches the attention and the embeddings below as well, as Eq. 8 has it: these
@@ -73,6 +76,10 @@ class Grouped(nn.Module):
         super().__init__()
         self.gate, self.n_groups, self.seed = gate, n_groups, seed
         self.own = make(width)
+        if "output.weight" not in dict(self.own.named_parameters()):
+            raise FedlabError(
+                f"under MRFF feed-forward layers end in a Linear called output; {type(self.own).__name__} has none"
+            )
         nn.init.zeros_(self.own.get_parameter("output.weight"))  # a client's own layer begins by saying nothing
         members = [make(width) for _ in range(n_groups)]
         self.group = make(width)
@@ -93,8 +100,8 @@ class Grouped(nn.Module):
         Returns:
             The layer's output, and (group [...], probabilities [..., G]).
         """
-        real = windows.real.unsqueeze(-1)
-        mean = (x * real).sum(dim=-2) / real.sum(dim=-2)
+        known = windows.known.unsqueeze(-1)
+        mean = (x * known).sum(dim=-2) / known.sum(dim=-2)
         seen = torch.cat([mean, user], dim=-1)
         if self.gate != "through":
             seen = seen.detach()

@@ -27,6 +27,8 @@ class Windows:
         click: [C, T + 1], 1 where it was clicked; of those before, a model may know.
         started: [C, T], 0 where nothing was shown before; real: [C, T], 1 where there is something to predict.
         position: int64 [C, T], counted so that the last showing of every user has the same.
+        known: [C, T], 1 where nothing is told that comes after the first showing of a held-out split that is to be
+            predicted; in training all that is real. What reads a sequence as a whole (MRFF's gate) reads these.
     """
 
     users: Tensor
@@ -36,6 +38,7 @@ class Windows:
     started: Tensor
     real: Tensor
     position: Tensor
+    known: Tensor
 
     @property
     def label(self) -> Tensor:
@@ -64,13 +67,17 @@ class Sequences:
         max_length: the most showings that a window predicts.
         dtype: of clicks and masks.
 
+    A user's training showings before its last `max_length` are not learnt from, as in the paper: they would need
+    windows of their own.
+
     Raises:
         FedlabError: showings that are not in the order of user and time, a user's splits that are not, a user without
-            training showings.
+            training showings, a split without any; a split, click or code that there is not.
     """
 
     def __init__(self, log: ClickLog, max_length: int, dtype: torch.dtype):
         table = log.interactions
+        _check(log)
         user, time = table["user"].to_numpy(), table["timestamp"].to_numpy()
         behind = (np.diff(user) < 0) | ((np.diff(user) == 0) & (np.diff(time) < 0))
         if behind.any():
@@ -111,8 +118,12 @@ class Sequences:
         row_CT = np.where(exists_CT, row_CT, self.start[users][:, None])
         real_CT = np.arange(n)[None] < length_C[:, None]
         position_CT = np.minimum(self.max_length - length_C[:, None] + np.arange(n)[None], self.max_length - 1)
-        floats = (self.click[row_CT] * exists_CT, exists_CT[:, :-1], real_CT)
-        click, started, real = (torch.from_numpy(x.astype(np.float64)).to(self.dtype) for x in floats)
+        known_CT = real_CT
+        if split != "train":
+            wanted_C = np.minimum(self.n_targets(split)[users], length_C)
+            known_CT = real_CT & (np.arange(n)[None] <= (length_C - wanted_C)[:, None])
+        floats = (self.click[row_CT] * exists_CT, exists_CT[:, :-1], real_CT, known_CT)
+        click, started, real, known = (torch.from_numpy(x.astype(np.float64)).to(self.dtype) for x in floats)
         return Windows(
             torch.from_numpy(users),
             torch.from_numpy(self.user_codes[users]),
@@ -121,6 +132,7 @@ class Sequences:
             started,
             real,
             torch.from_numpy(position_CT),
+            known,
         )
 
     def chunks(self, split: str, users: np.ndarray, size: int) -> list[Windows]:
@@ -135,8 +147,31 @@ class Sequences:
         return self.end[split] - before
 
 
+def _check(log: ClickLog) -> None:
+    table = log.interactions
+    for column, known in (("split", ("train", "valid", "test")), ("click", (0, 1))):
+        strange = ~table[column].isin(known).to_numpy()
+        if strange.any():
+            row = int(strange.argmax())
+            raise FedlabError(
+                f"{log.name}: {column} of showing {row} is {table[column].tolist()[row]!r}; there are "
+                f"{', '.join(map(repr, known))}"
+            )
+    for split in ("valid", "test"):
+        if not (table["split"] == split).any():
+            raise FedlabError(f"{log.name}: no showing has the split '{split}'")
+    for side, rows in (("user", log.users), ("item", log.items)):
+        for name, n_codes in log.attributes[side].items():
+            strange = ~rows[name].between(0, n_codes - 1).to_numpy()
+            if strange.any():
+                row = int(strange.argmax())
+                raise FedlabError(
+                    f"{log.name}: {name} of {side} {row} is {rows[name].iloc[row]}; its codes are 0 to {n_codes - 1}"
+                )
+
+
 def _codes(table, attributes) -> np.ndarray:
     """Codes of all attributes as rows of one table: each attribute's rows stand behind those of the one before."""
-    offsets = np.cumsum([0, *list(attributes.values())[:-1]])
+    offsets = np.cumsum([0, *attributes.values()])[: len(attributes)]
     columns = [table[name].to_numpy(dtype=np.int64) + offset for name, offset in zip(attributes, offsets, strict=True)]
     return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), dtype=np.int64)

@@ -79,6 +79,9 @@ class ClickEngine:
             raise FedlabError(
                 "click prediction has one mechanism of privacy, noise: leave out clip, noise_multiplier and rows"
             )
+        for name in ("loss", "without", "negatives", "id_lr_scale", "operators"):
+            if getattr(recipe, name) != getattr(Recipe(), name):
+                raise FedlabError(f"click prediction does not read {name}: leave it out")
         self.device = device_of(recipe.device)
         self.model: ClickModel = click_model(recipe, data).to(self.device)
         self.sequences = Sequences(data, recipe.max_length, recipe.dtype)
@@ -194,8 +197,9 @@ class ClickEngine:
         self.shared, self.moments = {**self.shared, **changed}, moments
 
     def _adam(self, changed: dict[str, Tensor], came: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """FedAdam (Reddi et al. 2021): the mean change, over the clients' rate, stands for a gradient. Makes `changed`
-        the new values. A group that nobody came to stays, and so do its moments and the number of its steps."""
+        """Adam on the server, after FedAdam (Reddi et al. 2021): the mean change, over the clients' rate, stands for a
+        gradient, Adam's bias correction and ε included. Makes `changed` the new values. A group that nobody came to
+        stays, and so do its moments and the number of its steps."""
         moments = {}
         for name, change in changed.items():
             if is_gate(name):
@@ -447,6 +451,8 @@ class ClickStacked(ClickEngine):
         )
         loss_C = model.loss(output, windows, self.share_LG)
         leaves = {**shared, **own}
+        # A client of weight zero moves its own part too; so little of it does not move what is shared.
+        weight_C = weight_C.clamp(min=1e-12)
         found = torch.autograd.grad((weight_C * loss_C).sum(), list(leaves.values()), allow_unused=True)
         gradients = {
             n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)

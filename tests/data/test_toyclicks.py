@@ -47,3 +47,10 @@ def test_several_held_out():
         fl.load("toy-clicks", last=0)
     with pytest.raises(fl.FedlabError, match="toy-clicks has no option core"):
         fl.load("toy-clicks", core=5)
+
+
+def test_the_truth_is_of_those_who_are_left():
+    log = fl.load("toy-clicks", last=8)
+    assert log.n_users < 300
+    assert len(log.truth["group_U"]) == len(log.truth["rate_U"]) == log.n_users
+    assert len(log.truth["chance_N"]) == len(log.interactions)

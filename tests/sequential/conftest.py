@@ -7,7 +7,7 @@ from fedlab_mm.data.clicks import click_log
 from tests.conftest import SHARED
 
 
-def small_log(n_users=7, n_items=12, seed=0):
+def small_log(n_users=7, n_items=12, seed=0, last=1):
     """Users with 3, 4, 5, … showings, two attributes each way."""
     rng = np.random.default_rng(seed)
     rows = [
@@ -18,7 +18,7 @@ def small_log(n_users=7, n_items=12, seed=0):
     items = pd.DataFrame(
         {"id": range(n_items), "kind": rng.integers(0, 4, n_items), "tag": rng.integers(0, 5, n_items)}
     )
-    return click_log("small", log, users, items, "small", 3, {})
+    return click_log("small", log, users, items, "small", 3, {}, last)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 import fedlab_mm as fl
+from fedlab_mm import registry
+from fedlab_mm.aggregation import Aggregation
 from fedlab_mm.registry import lookup, names
+from fedlab_mm.sequential.layers import Linear
+from fedlab_mm.sequential.sasrec import FedSASRec
 from fedlab_mm.simulation.clicks import block_of
+from tests.sequential.conftest import small_log
 
 TRANSFORMERS = ("fedsasrec", "fedhstu", "fedllama")
 EVERY = [(b, "none") for b in names("click backbone")] + [(b, "mrff") for b in TRANSFORMERS]
@@ -51,9 +56,24 @@ def test_padding_changes_nothing(recipe, log, backbone, method):
         torch.testing.assert_close(together[u, : len(alone)], alone, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("gate", ["plain", "weighted"])
+def test_a_gate_does_not_read_what_is_held_out(recipe, gate):
+    """Of two test showings, the click on the first is not told before both are predicted… but to the second."""
+    log = small_log(last=2)
+    engine, _ = trained(recipe.but(gate=gate, max_length=6), log, 2)
+    windows = engine.sequences.windows("test", np.arange(log.n_users))
+    end = windows.lengths.long()
+    assert (windows.known.sum(dim=1) == end - 1).all()
+    before, rows = engine.logits([windows])[0], torch.arange(log.n_users)
+    windows.click[rows, end - 1] = 1 - windows.click[rows, end - 1]
+    after = engine.logits([windows])[0]
+    torch.testing.assert_close(before[rows, end - 2], after[rows, end - 2])
+    assert not torch.allclose(before[rows, end - 1], after[rows, end - 1])
+
+
 @pytest.mark.parametrize("backbone", TRANSFORMERS)
 def test_what_comes_later_is_not_seen(recipe, log, backbone):
-    """Without MRFF's gate, which reads the whole sequence: its group is the user's, not a showing's."""
+    """Without MRFF, whose gate reads a training sequence as a whole: its group is the user's, not a showing's."""
     engine, _ = trained(recipe.but(backbone=backbone, method="none"), log, 1)
     windows = engine.sequences.windows("test", np.array([5]))
     before = engine.logits([windows])[0]
@@ -324,3 +344,96 @@ def test_what_is_not_for_clicks_says_so(recipe, log):
         fl.count_parameters(recipe, 3, 3)
     with pytest.raises(fl.FedlabError, match="unknown backbone 'fedsasrek': did you mean 'fedsasrec'"):
         recipe.but(backbone="fedsasrek")
+
+
+def test_adapters_stay_with_their_client(recipe, log):
+    engine, _ = trained(recipe.but(backbone="fedpa", method="none"), log, 1)
+    adapters = {f"{layer}.{way}.weight" for layer in ("hidden", "second", "output") for way in ("down", "up")}
+    assert set(engine.private) == {"user"} | adapters and not adapters & set(engine.shared)
+
+
+def test_a_client_of_weight_zero_keeps_learning_its_own(recipe, log):
+    class Some(Aggregation):
+        def matrix(self, n_samples_C):
+            weight_C = (n_samples_C > 2).astype(float)
+            return (weight_C / weight_C.sum())[None]
+
+    states = []
+    for name in ("loop", "stacked"):
+        engine = lookup("click engine", name)(recipe.but(engine=name), log)
+        engine.aggregation = Some()
+        for _ in range(2):
+            engine.step()
+        states.append(engine.state())
+    for (name, a), b in zip(states[0].items(), states[1].values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        ("split", 4, "", "split of showing 4 is ''; there are 'train', 'valid', 'test'"),
+        ("click", 5, 2, "click of showing 5 is 2; there are 0, 1"),
+        ("split", None, "train", "no showing has the split 'valid'"),
+    ],
+)
+def test_showings_that_cannot_be(recipe, log, column, row, value, message):
+    table = log.interactions.copy()
+    table.loc[slice(None) if row is None else row, column] = value
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.train(recipe, dataclasses.replace(log, interactions=table), progress=False)
+
+
+def test_a_code_that_there_is_not(recipe, log):
+    items = log.items.copy()
+    items.loc[2, "kind"] = 9
+    with pytest.raises(fl.FedlabError, match="kind of item 2 is 9; its codes are 0 to 3"):
+        fl.train(recipe, dataclasses.replace(log, items=items), progress=False)
+
+
+def test_a_log_without_attributes_of_users(recipe, log):
+    bare = dataclasses.replace(log, attributes={**log.attributes, "user": {}})
+    states = [trained(recipe.but(engine=e), bare, 1)[0].state() for e in ("loop", "stacked")]
+    for a, b in zip(states[0].values(), states[1].values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+def test_fields_that_mean_nothing_here(recipe, log):
+    with pytest.raises(fl.FedlabError, match="click prediction does not read without: leave it out"):
+        fl.train(recipe.but(without=("image",)), log, progress=False)
+
+
+class _Own(FedSASRec):
+    """What one who adds a backbone may do wrong."""
+
+    wrong = "late"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        if self.wrong == "late":
+            self.extra = Linear(2, 2)
+
+    def build(self):
+        super().build()
+        if self.wrong == "torch's":
+            self.extra = torch.nn.Linear(2, 2)
+        elif self.wrong == "dropout":
+            self.extra = torch.nn.Dropout(0.5)
+        elif self.wrong == "buffer":
+            self.register_buffer("extra", torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("late", "extra.weight would not be trained: make it in `build`"),
+        ("torch's", "extra is torch's Linear; take the layers of fedlab_mm.sequential.layers"),
+        ("dropout", "extra is torch's Dropout; .* the recipe's dropout"),
+        ("buffer", "it has a buffer"),
+    ],
+)
+def test_a_backbone_of_ones_own_is_told_what_it_did(recipe, log, monkeypatch, wrong, message):
+    monkeypatch.setattr(_Own, "wrong", wrong)
+    monkeypatch.setitem(registry._FAMILIES["click backbone"], "own", _Own)
+    with pytest.raises(fl.FedlabError, match=message):
+        fl.train(recipe.but(backbone="own", method="none"), log, progress=False)
