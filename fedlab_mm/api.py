@@ -219,7 +219,8 @@ def load_run(
     root: str | os.PathLike[str] | None = None,
     device: str = "cpu",
 ) -> Run:
-    """Read what `Run.save` wrote; `train(recipe, data, resume=run)` goes on from it, bit for bit.
+    """Read what `Run.save` wrote; `train(recipe, data, resume=run)` goes on from it, bit for bit. (The shorter run's
+    last round is validated also where `evaluate_every` would pass it over, and may then be the best.)
 
     Args:
         data: the dataset, loaded by the recipe's name (from `root`) if left out.

@@ -19,7 +19,8 @@ RECENT = 10
 
 class ClickBaseline:
     """Base: `predict` gives a logit for each showing of a split, in the log's order. A click before a showing is known
-    when it is shown, so histories run up to it; nothing is fitted to any split but training."""
+    when it is shown, so histories run up to it (also where both have the same time, as on a page, whose clicks strictly
+    come later); nothing is fitted to any split but training."""
 
     def predict(self, log: ClickLog, split: str) -> np.ndarray:
         raise NotImplementedError

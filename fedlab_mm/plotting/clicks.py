@@ -200,7 +200,7 @@ def plot_shares(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         len(blocks),
         len(variants),
-        figsize=(1 + 3 * len(variants), 0.6 + 1.8 * len(blocks)),
+        figsize=(1 + max(1.9, min(3, 9 / len(variants))) * len(variants), 0.6 + 1.8 * len(blocks)),
         layout="constrained",
         squeeze=False,
         sharex=True,
