@@ -135,12 +135,19 @@ def plot_sweeps(table: pd.DataFrame) -> Figure:
     """
     changed = list(dict.fromkeys(table["changed"]))
     figure, axes = plt.subplots(
-        2, len(changed), figsize=(1 + 3.4 * len(changed), 4.2), layout="constrained", squeeze=False, sharey="row"
+        2,
+        len(changed),
+        figsize=(1 + max(2.1, min(3.4, 9 / len(changed))) * len(changed), 4.2),
+        layout="constrained",
+        squeeze=False,
+        sharey="row",
     )
+    for axis, label in zip(axes[:, 0], METRICS.values(), strict=True):
+        axis.set_ylabel(label)
     for column, what in zip(axes.T, changed, strict=True):
         part = table[table["changed"] == what]
         values = list(dict.fromkeys(part["value"]))
-        for axis, (metric, label) in zip(column, METRICS.items(), strict=True):
+        for axis, metric in zip(column, METRICS, strict=True):
             of_value = part.groupby("value", sort=False)[metric]
             x = np.arange(len(values))
             axis.vlines(x, of_value.min(), of_value.max(), color=PALETTE[0], alpha=0.6, linewidth=1.2)
@@ -148,8 +155,7 @@ def plot_sweeps(table: pd.DataFrame) -> Figure:
             place = part["value"].map(values.index)
             axis.plot(place, part[metric], ".", color=PALETTE[0], markersize=4)
             axis.set_xticks(x, [_named(v) for v in values])
-            if column is axes.T[0]:
-                axis.set_ylabel(label)
+            axis.margins(x=0.15)
             bare(axis)
         column[-1].set_xlabel(what)
     return closed(figure)
