@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import fedlab_mm as fl
+from benchmarks.__main__ import markdown
 from fedlab_mm.registry import lookup
 
 CELLS = [(b, m) for b in ("fedsasrec", "fedhstu", "fedllama") for m in ("none", "mrff")]
@@ -49,7 +50,7 @@ def main() -> None:
         print(f"{error}\nmeasuring on the generated log instead")
         log = fl.load("toy-clicks")
     rows = [measure(log, *cell, options.turns) for cell in tqdm(CELLS, unit="cell")]
-    print(pd.DataFrame(rows).round(3).to_markdown(index=False))
+    print(markdown(pd.DataFrame(rows)))
 
 
 if __name__ == "__main__":
