@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import adjusted_rand_score
 from tqdm import tqdm
 
-from fedlab_mm.api import compare, paired, rounds, train
+from fedlab_mm.api import compare, paired, rounds
 from fedlab_mm.evaluation import evaluate_clicks
 from fedlab_mm.figures.base import Exhibit, as_settings, tuned
 from fedlab_mm.plotting.clicks import plot_clicks, plot_shares, plot_sizes, plot_sweeps
@@ -90,7 +90,7 @@ class Clicks(Exhibit):
                 best[key] = winner
         named = {" | ".join(key): recipe for key, recipe in best.items()}
         label = {recipe: name for name, recipe in named.items()}
-        table = compare(list(named.values()), self.seeds, data, label=label.__getitem__, cache=cache, progress=False)
+        table = compare(list(named.values()), self.seeds, data, label=label.__getitem__, cache=cache)
         users = table.attrs["users"]
         rows = []
         for name in table.index:
@@ -153,10 +153,7 @@ class OneThing(Exhibit):
         variants = [(what, value, self.base().but(**changes)) for what, value, changes in self.variants()]
         label = {recipe: f"{what} {value}" for what, value, recipe in reversed(variants)}
         label[self.base()] = "unchanged"
-        for recipe in tqdm(label, desc=type(self).__name__, unit="variant"):
-            for seed in self.seeds:
-                train(recipe.but(seed=seed), data, progress=False, cache=cache)
-        table = compare(list(label), self.seeds, data, label=label.__getitem__, cache=cache, progress=False)
+        table = compare(list(label), self.seeds, data, label=label.__getitem__, cache=cache)
         users = table.attrs["users"]
         rows = []
         for what, value, recipe in variants:
@@ -243,7 +240,8 @@ class Shares(Exhibit):
         rows = []
         for variant, changes in self.variants.items():
             before = None
-            for record in rounds(self.base().but(**changes), data):
+            recipe = self.base().but(**changes)
+            for record in tqdm(rounds(recipe, data), total=recipe.rounds, desc=variant, unit="round"):
                 group_UL = record.model.groups_of_users()
                 assert group_UL is not None
                 for block in range(group_UL.shape[1]):
