@@ -1,33 +1,34 @@
 """Federated multimodal recommendation, to read, to teach and to measure."""
 
-# Importing a family's package registers its members.
-import fedlab_mm.aggregation
-import fedlab_mm.backbones
-import fedlab_mm.centralised
-import fedlab_mm.data
-import fedlab_mm.methods
-import fedlab_mm.simulation  # noqa: F401
-from fedlab_mm.api import (
-    attack,
-    available,
-    compare,
-    count_parameters,
-    load,
-    load_run,
-    paired,
-    rounds,
-    show,
-    train,
-    tune,
-    untrained,
-)
-from fedlab_mm.audit import audit
-from fedlab_mm.data.folder import save_dataset
-from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
-from fedlab_mm.geometry import modality_gap
-from fedlab_mm.privacy import epsilon, noise_multiplier
-from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fedlab_mm.version import __version__
+
+if TYPE_CHECKING:  # what `__getattr__` below gives at run time
+    from fedlab_mm.api import (
+        attack,
+        available,
+        compare,
+        count_parameters,
+        load,
+        load_run,
+        paired,
+        rounds,
+        show,
+        train,
+        tune,
+        untrained,
+    )
+    from fedlab_mm.audit import audit
+    from fedlab_mm.data.folder import save_dataset
+    from fedlab_mm.errors import DivergedError, FedlabError
+    from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
+    from fedlab_mm.geometry import modality_gap
+    from fedlab_mm.privacy import epsilon, noise_multiplier
+    from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
 
 __all__ = [
     "ClickLog",
@@ -37,6 +38,7 @@ __all__ = [
     "Recipe",
     "RoundRecord",
     "Run",
+    "__version__",
     "attack",
     "audit",
     "available",
@@ -58,3 +60,50 @@ __all__ = [
     "tune",
     "untrained",
 ]
+
+# torch takes a second to import, so it waits until a name is asked for.
+_HOMES = {
+    "audit": "audit",
+    "data.folder": "save_dataset",
+    "errors": "DivergedError FedlabError",
+    "evaluation": "evaluate evaluate_users recommended",
+    "geometry": "modality_gap",
+    "privacy": "epsilon noise_multiplier",
+    "records": "ClickLog Dataset Recipe RoundRecord Run",
+}
+_HOME = {name: module for module, listed in _HOMES.items() for name in listed.split()}
+
+
+class _Package(ModuleType):
+    """A module of the package may have the name of one of its functions, as `audit` has: the function keeps it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        return _submodule(name)
+    value = getattr(importlib.import_module(f"fedlab_mm.{_HOME.get(name, 'api')}"), name)
+    globals()[name] = value
+    return value
+
+
+def _submodule(name: str) -> Any:
+    path = f"fedlab_mm.{name}"
+    try:
+        if name.startswith("_"):
+            raise ModuleNotFoundError(name=path)
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:  # it is there, and what it needs is not
+            raise
+        raise AttributeError(f"module 'fedlab_mm' has no attribute '{name}'") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

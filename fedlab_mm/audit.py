@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap, norm
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.evaluation import TIES, evaluate_users
@@ -251,6 +250,8 @@ def group_means(values: pd.DataFrame, group_U: Any) -> pd.DataFrame:
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """95 % for the mean, by percentiles of bootstrap samples; none for a single value."""
+    from scipy.stats import bootstrap
+
     if len(values) < 2:
         return np.nan, np.nan
     few = max(1, 10_000_000 // len(values))  # samples at a time
@@ -260,6 +261,8 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _power(expected: Mapping[str, pd.DataFrame], sizes: Sequence[int], k: int) -> pd.DataFrame:
+    from scipy.stats import norm
+
     z = norm.ppf(0.975) + norm.ppf(0.8)
     rows = []
     for metric in (f"hr@{k}", f"ndcg@{k}"):

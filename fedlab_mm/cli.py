@@ -1,39 +1,40 @@
-"""The command `fedlab-mm`: train, compare, tune, data (describe, prepare, encode, fetch), execute, figures."""
+"""The command `fedlab-mm`: train, compare, tune, data (describe, prepare, encode, fetch), demo, notebooks, execute,
+figures.
+
+Each part imports what it needs when it is called: the help should not wait for torch.
+"""
 
 import argparse
 import base64
 import dataclasses
 import importlib.util
-import os
 import sys
-import tempfile
 import types
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import nbformat
-import pandas as pd
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from tqdm import tqdm
-
-from fedlab_mm import api, figures
-from fedlab_mm.audit import audit
-from fedlab_mm.data import Preparation
-from fedlab_mm.data.fetch import fetch_pictures
-from fedlab_mm.data.folder import save_dataset
-from fedlab_mm.encoding import cache_folder
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.records import ClickLog, Dataset, Recipe, free_folder
+from fedlab_mm.files import put, shipped
 from fedlab_mm.registry import lookup, names
-from fedlab_mm.widgets.base import without_views
+from fedlab_mm.version import __version__, versions
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlab_mm.records import Recipe
+
+QUICKSTART = "00_quickstart.ipynb"
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a `FedlabError` becomes one line on standard error and exit code 2."""
-    options = _parser().parse_args(arguments)
+    _print_anything()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(arguments).parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
         for path in options.use:
@@ -48,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fedlab-mm: interrupted", file=sys.stderr)
         return 130
+
+
+def _print_anything() -> None:
+    """Tables hold ±, – and Greek, and paths anything: what a console cannot show it prints as a question mark, and does
+    not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _use(path: Path) -> None:
@@ -66,6 +75,11 @@ def _use(path: Path) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from fedlab_mm import api
+    from fedlab_mm.records import Recipe, free_folder
+
     recipe = Recipe(**_fields_given(options))
     if options.out:
         free_folder(options.out)  # before the work is done, not after
@@ -85,6 +99,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from fedlab_mm import api
+    from fedlab_mm.records import ClickLog, Recipe
+
     for name in ("seeds", "search_seeds"):
         if getattr(options, name) < 1:
             raise FedlabError(f"{name}={getattr(options, name)}: must be at least 1")
@@ -126,8 +145,12 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFrame:
+def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.DataFrame":
     """What a method gains each backbone over `none`, with interval and p-value, where both were compared."""
+    import pandas as pd
+
+    from fedlab_mm import api
+
     rows = {}
     clicks = "auc" in table.columns.get_level_values(0)
     for recipe in recipes:
@@ -145,6 +168,11 @@ def _against_none(recipes: Sequence[Recipe], table: pd.DataFrame) -> pd.DataFram
 
 
 def _tune(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from fedlab_mm import api
+    from fedlab_mm.records import Recipe
+
     if options.search_seeds < 1:
         raise FedlabError(f"search_seeds={options.search_seeds}: must be at least 1")
     recipe = Recipe(**_fields_given(options))
@@ -165,6 +193,8 @@ def _searched(grids: Sequence[dict[str, list[typing.Any]]]) -> list[str]:
 
 def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     """Fields written as name=value,value; a value is read as its field is: a number, a name, or none."""
+    from fedlab_mm.records import Recipe
+
     hints, grid = typing.get_type_hints(Recipe), {}
     for text in fields:
         name, _, values = text.partition("=")
@@ -182,11 +212,19 @@ def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
 
 
 def _loaded(options: argparse.Namespace) -> typing.Any:
+    from fedlab_mm import api
+    from fedlab_mm.data import Preparation
+
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Preparation) if hasattr(options, f.name)}
     return api.load(options.name, options.root, **given)
 
 
 def _describe(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from fedlab_mm.audit import audit
+    from fedlab_mm.records import Dataset
+
     data = _loaded(options)
     with pd.option_context("display.width", 200, "display.max_rows", None):
         print(data.describe().to_string())
@@ -204,6 +242,9 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    from fedlab_mm.data.folder import save_dataset
+    from fedlab_mm.records import Dataset
+
     data = _loaded(options)
     if not isinstance(data, Dataset):
         raise FedlabError(f"{options.name} is a click log, which is read as it is: there is nothing to prepare")
@@ -214,6 +255,8 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _encode(options: argparse.Namespace) -> int:
+    from fedlab_mm.encoding import cache_folder
+
     data = _loaded(options)
     told = {w: t for w, t in data.about.items() if w == "encoder" or w.endswith(" encoding")}
     if not any(w.endswith(" encoding") for w in told):
@@ -226,6 +269,8 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    from fedlab_mm.data.fetch import fetch_pictures
+
     family, _, part = options.name.partition(":")
     source = lookup("dataset", family)
     source = source.of(part) if part and hasattr(source, "of") else source
@@ -244,16 +289,48 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> int:
+    """The quickstart, executed."""
+    return _run_notebook(shipped("notebooks") / QUICKSTART, Path(options.out), Path())
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    """Copy the notebooks out; a file of the user's that has changed is left alone."""
+    folder = Path(options.folder)
+    found = sorted((f for f in shipped("notebooks").iterdir() if f.name.endswith(".ipynb")), key=lambda f: f.name)
+    others = [f.name for f in found if (folder / f.name).exists() and (folder / f.name).read_bytes() != f.read_bytes()]
+    if others:
+        raise FedlabError(f"{folder} has a {others[0]} that differs: choose another folder, or move it away")
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook in found:
+        put(folder / notebook.name, notebook.read_bytes())
+    print(f"{len(found)} notebooks are in {folder}; to open them: jupyter lab {folder}")
+    if importlib.util.find_spec("jupyterlab") is None:
+        print('JupyterLab is not installed: pip install "fedlab_mm[all]"')
+    return 0
+
+
 def _execute(options: argparse.Namespace) -> int:
-    """Execute a notebook, print its tables (cells tagged "table"), and keep the executed copy and its pictures."""
-    source, out = Path(options.notebook), Path(options.out)
+    source = Path(options.notebook)
     if not source.is_file():
         raise FedlabError(f"{source}: no such notebook")
+    return _run_notebook(source, Path(options.out), source.parent)
+
+
+def _run_notebook(source: Traversable, out: Path, where: Path) -> int:
+    """Execute a notebook in a folder, print its tables (cells tagged "table"), and keep the executed copy and its
+    pictures."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from tqdm import tqdm
+
     try:
-        notebook = nbformat.read(source, as_version=4)
+        notebook = nbformat.reads(source.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:
         raise FedlabError(f"{source}: not a notebook ({error})") from None
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    warnings.filterwarnings("ignore", message=".*Proactor event loop")  # of pyzmq on Windows, which works all the same
     with tqdm(total=len(code), desc=source.name, unit="cell") as bar:
         client = NotebookClient(
             notebook,
@@ -261,7 +338,7 @@ def _execute(options: argparse.Namespace) -> int:
             kernel_name="python3",
             coalesce_streams=True,
             record_timing=False,
-            resources={"metadata": {"path": str(source.parent)}},
+            resources={"metadata": {"path": str(where)}},
             on_cell_complete=lambda cell, **_: bar.update() if cell.cell_type == "code" else None,
         )
         try:
@@ -282,15 +359,27 @@ def _execute(options: argparse.Namespace) -> int:
     for cell in code:
         without_views(cell.outputs)
     notebook.metadata.pop("widgets", None)  # their state, of use to the kernel that has just gone
-    nbformat.write(notebook, out / source.name)
+    put(out / source.name, nbformat.writes(notebook) + "\n")
     print(f"\nexecuted notebook: {out / source.name}")
     for picture in pictures:
         print(f"picture:           {picture}")
     return 0
 
 
+def without_views(outputs: list[typing.Any]) -> None:
+    """Leave the picture alone where a stored output holds both: a widget's view means nothing without its kernel."""
+    for output in outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            data.pop(VIEW, None)
+
+
 def _figures(options: argparse.Namespace) -> int:
     """Make figures, draw them anew, or say which are stale."""
+    import pandas as pd
+
+    from fedlab_mm import figures
+
     chosen = options.names or names("figure")
     folder = Path(options.out)
     for name in chosen:
@@ -314,33 +403,55 @@ def _figures(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tags(cell: nbformat.NotebookNode) -> list[str]:
+def _tags(cell: typing.Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".csv")
-    with os.fdopen(handle, "w") as file:
-        table.set_axis([" ".join(column) for column in table.columns], axis=1).to_csv(file, index_label="recipe")
-    os.replace(partial, path)
+def _write_csv(table: "pd.DataFrame", path: Path) -> None:
+    flat = table.set_axis([" ".join(column) for column in table.columns], axis=1)
+    put(path, flat.to_csv(index_label="recipe", lineterminator="\n"))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser. Of the commands, only one that is asked for gets its options: they follow from what is registered."""
     parser = argparse.ArgumentParser(
         "fedlab-mm", description="Federated multimodal recommendation: train, compare, look at data."
     )
+    parser.add_argument("--version", action=_Version)
     parser.add_argument(
         "--use", type=Path, action="append", default=[], metavar="FILE.py", help="run a file of yours that registers"
     )
     commands = parser.add_subparsers(required=True, metavar="command")
+    for name, (text, add_options) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name in arguments:
+            add_options(command)
+    return parser
 
-    train = commands.add_parser("train", help="train one recipe and report it at its best validation round")
+
+class _Version(argparse.Action):
+    """`--version`: ours, and those of what a result depends on, for a report."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: typing.Any):
+        super().__init__(option_strings, dest, nargs=0, help="this version, and those of what results depend on")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: typing.Any) -> None:
+        known = versions()
+        known.pop("fedlab_mm")
+        print(f"fedlab-mm {__version__} ({', '.join(f'{p} {v}' for p, v in known.items())})")
+        parser.exit()
+
+
+def _train_options(train: argparse.ArgumentParser) -> None:
     train.add_argument("--out", help="folder to save the run in")
     train.add_argument("--resume", help="folder of a saved run to go on from")
     train.set_defaults(run=_train)
     _add_recipe(train, several=())
 
-    compare = commands.add_parser("compare", help="train several recipes over seeds, beside simple baselines")
+
+def _compare_options(compare: argparse.ArgumentParser) -> None:
+    from fedlab_mm import api
+
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
     compare.add_argument(
         "--baselines",
@@ -354,13 +465,15 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
     _add_recipe(compare, several=("backbone", "method"), leave_out=("seed",))
 
-    tune = commands.add_parser("tune", help="search for the settings of one recipe that validate best")
+
+def _tune_options(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--folder", required=True, help="where the table and the best run go, and are read back from")
     _add_grid(tune, "all combinations are tried", required=True)
     tune.set_defaults(run=_tune)
     _add_recipe(tune, several=())
 
-    data = commands.add_parser("data", help="describe, prepare, encode or fetch a dataset")
+
+def _data_options(data: argparse.ArgumentParser) -> None:
     tasks = data.add_subparsers(required=True, metavar="task")
     describe = tasks.add_parser("describe", help="what is in it, what was left out, and what its split gives away")
     describe.add_argument("--k", type=int, default=50, help="cut-off of the trivial rules [50]")
@@ -378,12 +491,24 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--pictures", action="store_true", help="also the items' pictures, where addresses are known")
     fetch.set_defaults(run=_fetch)
 
-    execute = commands.add_parser("execute", help="execute a notebook; keep it, its tables and its pictures")
+
+def _demo_options(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument("--out", default="fedlab-mm-demo", help="folder for the notebook and its pictures [%(default)s]")
+    demo.set_defaults(run=_demo)
+
+
+def _notebooks_options(notebooks: argparse.ArgumentParser) -> None:
+    notebooks.add_argument("folder", help="where to; it is made")
+    notebooks.set_defaults(run=_notebooks)
+
+
+def _execute_options(execute: argparse.ArgumentParser) -> None:
     execute.add_argument("notebook")
     execute.add_argument("--out", default="out", help="folder for the executed notebook and its pictures")
     execute.set_defaults(run=_execute)
 
-    figure = commands.add_parser("figures", help="make the papers' figures and tables again, as PNG, PDF, CSV and JSON")
+
+def _figures_options(figure: argparse.ArgumentParser) -> None:
     figure.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(names('figure'))}")
     figure.add_argument("--root", help="the folder that holds the datasets")
     figure.add_argument("--out", default="figures", help="folder of the figures (figures)")
@@ -392,7 +517,18 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--draw", action="store_true", help="draw them anew from their tables, measuring nothing")
     how.add_argument("--check", action="store_true", help="say which are fresh; exit 1 if any is not")
     figure.set_defaults(run=_figures)
-    return parser
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "demo": ("run the quickstart notebook; print its tables, keep its pictures", _demo_options),
+    "notebooks": ("copy all notebooks into a folder of yours", _notebooks_options),
+    "train": ("train one recipe and report it at its best validation round", _train_options),
+    "compare": ("train several recipes over seeds, beside simple baselines", _compare_options),
+    "tune": ("search for the settings of one recipe that validate best", _tune_options),
+    "data": ("describe, prepare, encode or fetch a dataset", _data_options),
+    "execute": ("execute a notebook; keep it, its tables and its pictures", _execute_options),
+    "figures": ("make the papers' figures and tables again, as PNG, PDF, CSV and JSON", _figures_options),
+}
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -402,6 +538,8 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
 
 def _add_preparation(parser: argparse.ArgumentParser) -> None:
     """An option for every choice of a Preparation."""
+    from fedlab_mm.data import Preparation
+
     group = parser.add_argument_group(
         "preparation", "see help(fedlab_mm.data.Preparation); the dataset's own if left out"
     )
@@ -427,6 +565,8 @@ def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:
     """An option for every field of a Recipe, so that the two cannot drift apart."""
+    from fedlab_mm.records import Recipe
+
     parser.add_argument("--root", help="the dataset's folder, or the one that holds it")
     group = parser.add_argument_group("recipe", "see help(fedlab_mm.Recipe); defaults in brackets")
     hints = typing.get_type_hints(Recipe)
@@ -450,6 +590,8 @@ def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_o
 
 
 def _fields_given(options: argparse.Namespace) -> dict[str, typing.Any]:
+    from fedlab_mm.records import Recipe
+
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if hasattr(options, f.name)}
 
 

@@ -7,6 +7,13 @@ class FedlabError(ValueError):
     """A wrong name, file, row or argument. Its message is meant to be shown as it is."""
 
 
+class MissingExtra(FedlabError, ImportError):
+    """Something asked for needs a package that only an extra of this one brings."""
+
+    def __init__(self, what: str, package: str, extra: str):
+        super().__init__(f'{what} needs {package}, which is not installed: pip install "fedlab_mm[{extra}]"')
+
+
 class AllDivergedError(FedlabError):
     """A search in which no setting stayed within the finite numbers."""
 

@@ -6,10 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fedlab_mm.errors import FedlabError
 
@@ -75,6 +71,11 @@ def _between(a_ID: np.ndarray, b_ID: np.ndarray, permutations: int, seed: int) -
 
 
 def _separable(a_ID: np.ndarray, b_ID: np.ndarray, seed: int) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import KFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x = np.concatenate([a_ID, b_ID])
     if not np.ptp(x, axis=0).any():
         return 0.5

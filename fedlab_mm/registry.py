@@ -1,7 +1,8 @@
 """Families and their names: one place to look a name up, one error that lists the choices.
 
 A member registers itself where it is defined. `import_members` lets a package of one-class files (datasets, backbones,
-methods) be extended by adding a file: nothing else has to mention it.
+methods) be extended by adding a file: nothing else has to mention it. The package's own members are imported when
+somebody first asks for a name, or registers one of their own.
 """
 
 import difflib
@@ -15,12 +16,17 @@ from fedlab_mm.errors import FedlabError
 T = TypeVar("T")
 
 _FAMILIES: dict[str, dict[str, Any]] = {}
+_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential simulation".split()
+_LATER = {"figure": "figures"}  # they bring matplotlib
+_imported: set[str] = set()
 
 
 def register(family: str, name: str) -> Callable[[T], T]:
     """Decorator: make a class or function known as `name` in `family`. A name is given once."""
 
     def remember(member: T) -> T:
+        if not str(getattr(member, "__module__", "")).startswith("fedlab_mm."):
+            _import_own(family)  # first, so that a name taken twice is told of the newcomer
         members = _FAMILIES.setdefault(family, {})
         if name in members:
             raise FedlabError(
@@ -35,6 +41,7 @@ def register(family: str, name: str) -> Callable[[T], T]:
 
 def names(family: str) -> list[str]:
     """The registered names of a family, sorted."""
+    _import_own(family)
     return sorted(_FAMILIES.get(family, {}))
 
 
@@ -58,12 +65,26 @@ def lookup_in(families: Sequence[str], name: str) -> Any:
         FedlabError: no such name in any.
     """
     for family in families:
+        _import_own(family)
+    for family in families:
         if name in _FAMILIES.get(family, {}):
             return _FAMILIES[family][name]
     every = [n for family in families for n in names(family)]
     near = difflib.get_close_matches(str(name), every, n=1)
     hint = f"did you mean '{near[0]}'? There are" if near else "there are"
     raise FedlabError(f"unknown {families[0]} '{name}': {hint}: {', '.join(dict.fromkeys(every))}")
+
+
+def _import_own(family: str) -> None:
+    """Import the package's own members of a family, once."""
+    for home in [_LATER[family]] if family in _LATER else _HOMES:
+        if home not in _imported:
+            _imported.add(home)  # before: its modules may ask for names themselves
+            try:
+                importlib.import_module(f"fedlab_mm.{home}")
+            except BaseException:
+                _imported.discard(home)
+                raise
 
 
 def import_members(package: str, path: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """The command: what it prints, and that every mistake is one line."""
 
+from pathlib import Path
+
 import nbformat
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 from fedlab_mm.cli import main
 from tests.conftest import SHARED
 
+NOWHERE = str(Path(__file__) / "nowhere")  # below a file nothing can be written, on any system
 FAST = ["--rounds", "2", "--dim", "4", "--id-dim", "4"]
 
 
@@ -64,26 +67,29 @@ def test_ku_from_the_command_line(capsys, ku):
         (["train", "--k", "501"], "k=501: toy has only 500 items"),
         (["train", "--dataset", "ku", "--root", "/nowhere"], "dataset 'ku': no inter.csv"),
         (["data", "describe", "mars"], "unknown dataset 'mars'"),
-        (["data", "describe", "/nowhere/at/all"], "/nowhere/at/all holds no interactions.csv"),
+        (["data", "describe", "/nowhere/at/all"], f"{Path('/nowhere/at/all')} holds no interactions.csv"),
         (["data", "describe", "toy", "--core", "-1"], "core=-1: must be a whole number"),
         (["data", "describe", "toy", "--missing", "guess"], "unknown missing 'guess': there are: papers, zero, drop"),
         (
-            ["data", "prepare", "toy", "--core", "99", "--out", "/tmp/x"],
+            ["data", "prepare", "toy", "--core", "99", "--out", "unwritten"],
             "core=99 leaves nothing: no users and items have 99",
         ),
-        (["data", "prepare", "toy", "--out", "/proc/nowhere"], "/proc/nowhere cannot be written"),
+        (["data", "prepare", "toy", "--out", NOWHERE], f"{NOWHERE} cannot be written"),
         (["data", "describe", "toy:part"], "dataset 'toy' has no parts"),
         (["data", "describe", "amazon"], "name a category, as in amazon:All_Beauty"),
         (["data", "describe", "amazon:../x"], "category '../x': write it as the publisher does"),
         (["data", "fetch", "toy"], "dataset 'toy' has nothing to fetch"),
         (["data", "encode", "toy", "--encoder", "clip"], "unknown encoder 'clip'"),
-        (["train", "--resume", "/nowhere"], "/nowhere holds no saved run"),
+        (["train", "--resume", "/nowhere"], f"{Path('/nowhere')} holds no saved run"),
         (["compare", "--grid", "speed=1"], "--grid speed=1: write a recipe's field and its values, as in lr=0.01,0.1"),
         (["compare", "--grid", "lr"], "--grid lr: write a recipe's field and its values"),
         (["compare", "--grid", "lr=fast"], "--grid lr=fast: lr takes values of type float"),
         (["compare", "--grid", "operators=sum"], "--grid operators=sum: operators can be searched from Python only"),
         (["compare", "--grid", "method=none,mlp"], "--grid method: every method is a row of its own"),
-        (["tune", "--grid", "lr=1", "--folder", "/tmp/x", "--search-seeds", "0"], "search_seeds=0: must be at least 1"),
+        (
+            ["tune", "--grid", "lr=1", "--folder", "unwritten", "--search-seeds", "0"],
+            "search_seeds=0: must be at least 1",
+        ),
         (["train", "--without", "audio"], "there is no signal 'audio' to leave out; there are: id, image, text"),
         (["train", "--clients", "0"], "clients=0.0: the share of clients in a round lies in (0, 1]"),
         (["compare", "--baselines", "eas"], "unknown baseline 'eas': did you mean 'ease'"),
@@ -93,8 +99,8 @@ def test_ku_from_the_command_line(capsys, ku):
         (["compare", "--seeds", "0"], "seeds=0: must be at least 1"),
         (["execute", "nothing.ipynb"], "nothing.ipynb: no such notebook"),
         (["train", *FAST, "--out", __file__], "test_cli.py is a file: choose a folder"),
-        (["train", *FAST, "--out", "/proc/nowhere"], "/proc/nowhere cannot be written"),
-        (["compare", *FAST, "--csv", "/proc/nowhere/t.csv"], "/proc/nowhere: No such file"),
+        (["train", *FAST, "--out", NOWHERE], f"{NOWHERE} cannot be written"),
+        (["compare", *FAST, "--csv", f"{NOWHERE}/t.csv"], str(Path(__file__))),
         (["train", *FAST, "--lr", "1e12", "--shared-lr", "1e12", "--rounds", "30"], "training diverged in round"),
     ],
 )
@@ -140,6 +146,8 @@ def test_data_describe_prepare_and_encode(capsys, tmp_path):
 
 def test_a_folder_of_ones_own_from_titles_and_pictures_to_a_table(capsys, tmp_path, toy, monkeypatch):
     monkeypatch.setenv("FEDLAB_MM_CACHE", str(tmp_path / "cache"))
+    for name, value in (("HF_HUB_OFFLINE", True), ("HF_HUB_CACHE", str(tmp_path / "hub"))):  # OpenCLIP's weights are
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)  # not to be had, with a network neither
     folder = tmp_path / "shop"
     (folder / "images").mkdir(parents=True)
     toy.interactions.head(900)[["user", "item", "timestamp"]].to_csv(folder / "interactions.csv", index=False)
@@ -159,12 +167,14 @@ def test_a_file_of_your_own_is_used(tmp_path, capsys):
     own = tmp_path / "own_operator.py"
     own.write_text(
         "from fedlab_mm.fusion import Sum\nfrom fedlab_mm.registry import register\n\n\n"
-        "@register('operator', 'test of a file')\nclass Own(Sum):\n    pass\n"
+        "@register('operator', 'test of a file')\nclass Own(Sum):\n    pass\n",
+        encoding="utf-8",
+        newline="\n",
     )
     asked = ["train", "--operators", "test of a file", "--rounds", "1", "--dim", "4"]
     assert main(["--use", str(own), *asked]) == 0
     assert main(["--use", str(tmp_path / "nowhere.py"), *asked]) == 2
     assert "nowhere.py: there is no such Python file" in capsys.readouterr().err
-    own.write_text("import torch\n\n1 / 0\n")
+    own.write_text("import torch\n\n1 / 0\n", encoding="utf-8", newline="\n")
     assert main(["--use", str(own), *asked]) == 2
     assert capsys.readouterr().err == f"fedlab-mm: --use {own}: ZeroDivisionError: division by zero\n"

@@ -5,10 +5,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from scipy.special import logit
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import register
@@ -76,6 +72,10 @@ class Logistic(_Fitted):
     use_history = False
 
     def model(self, codes: pd.DataFrame, past: pd.DataFrame):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder
+
         return make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=0.1, max_iter=300)), codes
 
 
@@ -84,6 +84,8 @@ class Trees(_Fitted):
     """Boosted trees on attributes, the user's click rate so far, and what it did of late."""
 
     def model(self, codes: pd.DataFrame, past: pd.DataFrame):
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
         return HistGradientBoostingClassifier(random_state=0), pd.concat([codes, past], axis=1)
 
 

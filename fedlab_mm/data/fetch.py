@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from fedlab_mm.encoding import UnreadableImage, open_image, pictures_in
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.files import put, replace
 
 CHUNK = 1 << 18
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
@@ -152,7 +152,7 @@ class Resuming:
                     bar.update(len(piece))
             if total is not None and part.stat().st_size < total:
                 raise requests.ConnectionError("the connection broke off")
-        os.replace(part, output_file)
+        replace(part, Path(output_file))
 
 
 def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
@@ -179,7 +179,7 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
                     with os.fdopen(handle, "wb") as file, open_member() as source:
                         if _copy(source, file, size) != size:
                             raise FedlabError(f"{archive}: member {member} is damaged: its size is not what it says")
-                    os.replace(partial, target)
+                    replace(partial, target)
                 except BaseException:
                     Path(partial).unlink(missing_ok=True)
                     raise
@@ -225,6 +225,13 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
     there = pictures_in(folder)
     todo = {item: url for item, url in urls.items() if item not in there}
     problems = {}
+    if todo and _folds_case(folder):
+        first = {item.casefold(): item for item in reversed([*there, *todo])}
+        for item in [item for item in todo if first[item.casefold()] != item]:
+            problems[item] = (
+                f"item '{item}': here its picture would have the name of that of '{first[item.casefold()]}'"
+            )
+            del todo[item]
     with ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(_picture, url, folder, item): item for item, url in todo.items()}
         for done in tqdm(
@@ -235,13 +242,20 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
     return problems
 
 
+def _folds_case(folder: Path) -> bool:
+    """Whether a.jpg and A.jpg are one file there, as on most disks of Windows and macOS."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".fetching-") as file:
+        return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
+
+
 _SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "MPO": ".jpg"}
 
 
 def _picture(url: str, folder: Path, item: str) -> str | None:
     if not url.lower().startswith(("http://", "https://")):
         return f"{url[:80]}: not an http(s) address"
-    if not item or item.startswith(".") or any(c in item for c in "/\\\0:"):
+    # Windows would take half a character; what it refuses beside (?, *, CON) it says when the file is put in its place.
+    if not item or item.startswith(".") or any(c in "/\\\0:" or "\ud800" <= c <= "\udfff" for c in item):
         return f"item '{item}' cannot be a file's name"
     handle, partial = tempfile.mkstemp(dir=folder, prefix=".fetching-")
     try:
@@ -266,7 +280,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
 
 def _written_sum(folder: Path, file: str) -> str | None:
     with contextlib.suppress(OSError):
-        for line in (folder / SUMS).read_text().splitlines():
+        for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
             digest, _, name = line.partition("  ")
             if name == file and len(digest) == 64:
                 return digest
@@ -276,9 +290,5 @@ def _written_sum(folder: Path, file: str) -> str | None:
 def _write_sum(folder: Path, file: str) -> None:
     with open(folder / file, "rb") as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{SUMS}-")
-    with os.fdopen(handle, "w") as out:
-        with contextlib.suppress(OSError):
-            out.write((folder / SUMS).read_text())
-        out.write(f"{digest}  {file}\n")
-    shutil.move(partial, folder / SUMS)
+    before = (folder / SUMS).read_text(encoding="utf-8") if (folder / SUMS).is_file() else ""
+    put(folder / SUMS, f"{before}{digest}  {file}\n")

@@ -187,7 +187,8 @@ def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
             "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
             "about": dict(data.about),
         }
-        (partial / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+        told = json.dumps(about, indent=2, ensure_ascii=False)
+        (partial / "dataset.json").write_text(told, encoding="utf-8", newline="\n")
         put_in_place(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,7 +8,6 @@ import gzip
 import itertools
 import json
 import math
-import sys
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,7 +125,7 @@ def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -
         return None
     if len(sep) > 1:  # pandas' other parser leaves them out
         return next((int(row) for row in suspects if table.loc[row].isna().any()), None)
-    limit = csv.field_size_limit(sys.maxsize)
+    limit = csv.field_size_limit(2**31 - 1)  # the most that Windows takes
     try:
         with open(path, encoding=encoding, newline="") as file:
             rows = csv.reader(file) if sep == "," else csv.reader(file, delimiter=sep, quoting=csv.QUOTE_NONE)

@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.files import put, replace
 
 
 def cache_folder() -> Path:
     """$FEDLAB_MM_CACHE, else the user's cache folder."""
     given = os.environ.get("FEDLAB_MM_CACHE")
-    return Path(os.path.expanduser(given)) if given else platformdirs.user_cache_path("fedlab_mm")
+    return Path(os.path.expanduser(given)) if given else platformdirs.user_cache_path("fedlab_mm", appauthor=False)
 
 
 class FeatureCache:
@@ -84,8 +85,8 @@ class FeatureCache:
                     "vectors": together,
                 }
                 about = {**self.identity, "kind": kind, "count": len(hashes), "width": together.shape[1]}
-                self._replace(f"{kind}.safetensors", lambda path: save_file(table, path))
-                self._replace(f"{kind}.json", lambda path: path.write_text(json.dumps(about, indent=2)))
+                self._save(table, self.folder / f"{kind}.safetensors")
+                put(self.folder / f"{kind}.json", json.dumps(about, indent=2))
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise FedlabError(
@@ -93,13 +94,13 @@ class FeatureCache:
                 "written"
             ) from None
 
-    def _replace(self, name: str, write: Any) -> None:
-        handle, partial = tempfile.mkstemp(dir=self.folder, prefix=f".{name}-")
+    def _save(self, table: dict[str, np.ndarray], path: Path) -> None:
+        handle, partial = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}-")
         os.close(handle)
         try:
-            write(Path(partial))
+            save_file(table, partial)
             os.chmod(partial, 0o644)  # a cache may be shared; mkstemp's files are their owner's only
-            os.replace(partial, self.folder / name)
+            replace(partial, path)  # which a process that is reading it may hold up, on Windows
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy import sparse
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from fedlab_mm.errors import FedlabError
 
@@ -67,6 +66,8 @@ class OfflineEncoder:
 
         Words are hashed to 4,096 signed counts and weighted by idf = ln((1 + n) / (1 + df)) + 1 over these texts.
         """
+        from sklearn.feature_extraction.text import HashingVectorizer
+
         if not len(texts):
             return np.zeros((0, self.width), dtype=np.float32)
         counts = HashingVectorizer(n_features=4096, norm=None, alternate_sign=True).transform(texts)

@@ -21,9 +21,10 @@ from PIL import Image
 
 from fedlab_mm.encoding.base import EncoderUnavailable
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.threads import lap, paced
 
 LONGEST_TEXT = 2_000  # characters handed to the tokenizer, which keeps 77 tokens and is slow on endless words
-NOT_INSTALLED = "OpenCLIP is not installed: pip install open_clip_torch"
+NOT_INSTALLED = 'OpenCLIP is not installed: pip install "fedlab_mm[encode]"'
 
 
 class OpenCLIP:
@@ -69,7 +70,7 @@ class OpenCLIP:
 
     @property
     def _is_file(self) -> bool:
-        return self.weights is not None and (os.sep in self.weights or self.weights_path.suffix != "")
+        return self.weights is not None and (len(self.weights_path.parts) > 1 or self.weights_path.suffix != "")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class OpenCLIP:
         if self._is_file:
             known = {"weights": self.weights_path.name, "sha256": _sha256(self.weights_path)}
         if self.weights is None:
-            known = {"weights": None, "seed": self.seed, "torch": version("torch")}
+            known = {"weights": None, "seed": self.seed, "torch": torch.__version__.split("+")[0]}
         try:
             known["open_clip"] = version("open_clip_torch")
         except PackageNotFoundError:
@@ -146,7 +147,9 @@ class OpenCLIP:
         parts = []
         for start in range(0, len(prepared), self.batch):
             pixels = torch.from_numpy(np.stack(prepared[start : start + self.batch])).to(self.device)
-            parts.append(model.encode_image(pixels, normalize=True).float().cpu().numpy())
+            with paced("images", self.model, self.device):
+                parts.append(model.encode_image(pixels, normalize=True).float().cpu().numpy())
+                lap(len(pixels))
         return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
     @torch.inference_mode()
@@ -155,7 +158,9 @@ class OpenCLIP:
         parts = []
         for start in range(0, len(texts), self.batch):
             tokens = tokenizer([text[:LONGEST_TEXT] for text in texts[start : start + self.batch]]).to(self.device)
-            parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
+            with paced("texts", self.model, self.device):
+                parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
+                lap(len(tokens))
         return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
 

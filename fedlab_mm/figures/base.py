@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +22,10 @@ from tqdm import tqdm
 
 from fedlab_mm.api import load, train, tune
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
-from fedlab_mm.records import ClickLog, Dataset, Recipe, Run, versions
+from fedlab_mm.files import put, shipped
+from fedlab_mm.records import ClickLog, Dataset, Recipe, Run
 from fedlab_mm.registry import lookup
+from fedlab_mm.version import versions
 
 BACKBONES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
 METRICS = ("hr@50", "ndcg@50", "hr@50/warm", "ndcg@50/warm")
@@ -152,7 +154,7 @@ def write(name: str, table: pd.DataFrame, data: Any, seconds: float, folder: Pat
     """The four files of a figure, from a table measured by its code as it stands."""
     exhibit: Exhibit = lookup("figure", name)()
     folder.mkdir(parents=True, exist_ok=True)
-    text = table.to_csv(index=False, float_format="%.6g")
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     about = {
         "figure": name,
         "source": exhibit.source,
@@ -163,13 +165,14 @@ def write(name: str, table: pd.DataFrame, data: Any, seconds: float, folder: Pat
         "seconds": round(seconds),
         "versions": versions(),
     }
-    _put(folder / f"{name}.csv", text.encode())
-    _put(folder / f"{name}.json", (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode())
+    put(folder / f"{name}.csv", text)
+    put(folder / f"{name}.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return [folder / f"{name}.csv", folder / f"{name}.json", *draw(name, folder)]
 
 
-def drawn(name: str, folder: str | os.PathLike[str]) -> Figure:
-    """A figure drawn from its table, for a notebook to show."""
+def drawn(name: str, folder: str | os.PathLike[str] | None = None) -> Figure:
+    """A figure drawn from its table, for a notebook to show; from the table that comes with the package if no folder
+    is named."""
     exhibit: Exhibit = lookup("figure", name)()
     return exhibit.draw(table_of(name, folder))
 
@@ -183,26 +186,25 @@ def draw(name: str, folder: Path) -> list[Path]:
     figure = drawn(name, folder)
     paths = []
     for kind, options in (("png", {"dpi": 150}), ("pdf", {"metadata": {"CreationDate": None}})):
-        path = folder / f"{name}.{kind}"
-        handle, partial = tempfile.mkstemp(dir=folder, suffix=f".{kind}")
-        os.close(handle)
-        figure.savefig(partial, format=kind, **options)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        path, drawn_as = folder / f"{name}.{kind}", BytesIO()
+        figure.savefig(drawn_as, format=kind, **options)
+        put(path, drawn_as.getvalue())
         paths.append(path)
     return paths
 
 
-def table_of(name: str, folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """A figure's table, as it was measured.
+def table_of(name: str, folder: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """A figure's table, as it was measured: in a folder, or as it comes with the package.
 
     Raises:
         FedlabError: there is none.
     """
-    path = Path(folder) / f"{name}.csv"
+    place = shipped("figures/measured") if folder is None else Path(folder)
+    path = place / f"{name}.csv"
     if not path.is_file():
         raise FedlabError(f"{path} is not there: measure it with `fedlab-mm figures {name}`")
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    with path.open(encoding="utf-8") as file:
+        return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
 def state(name: str, folder: Path) -> str:
@@ -211,7 +213,7 @@ def state(name: str, folder: Path) -> str:
     absent = [kind for kind in ("csv", "json", "png", "pdf") if not (folder / f"{name}.{kind}").is_file()]
     if absent:
         return f"missing: {', '.join(absent)}"
-    about = json.loads((folder / f"{name}.json").read_text())
+    about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if about["settings"] != _as_known_then(json.loads(json.dumps(exhibit.settings())), about["settings"]):
         return "stale: its recipes have changed since it was measured"
     if about["csv"] != hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest():
@@ -228,11 +230,3 @@ def _as_known_then(settings: dict[str, Any], stored: dict[str, Any]) -> dict[str
         return settings
     then = stored.get("defaults", {})
     return {**settings, "defaults": {field: v for field, v in settings["defaults"].items() if field in then}}
-
-
-def _put(path: Path, content: bytes) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.chmod(partial, 0o644)
-    os.replace(partial, path)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import adjusted_rand_score
 from tqdm import tqdm
 
 from fedlab_mm.api import compare, paired, rounds
@@ -237,6 +236,8 @@ class Shares(Exhibit):
         return {**as_settings({"base": self.base()}), "variants": dict(self.variants), "seeds": list(self.seeds)}
 
     def measure(self, data: ClickLog, cache: str | None = None) -> pd.DataFrame:  # type: ignore[override]
+        from sklearn.metrics import adjusted_rand_score
+
         rows = []
         for variant, changes in self.variants.items():
             before = None

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedlab_mm.errors import FedlabError
+from fedlab_mm.errors import FedlabError, MissingExtra
 from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
 
 
@@ -37,7 +37,10 @@ def project(signals: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
         raise FedlabError(f"{len(x)} vectors are too few for a UMAP: ten at least")
     if not np.isfinite(x).all():
         raise FedlabError("signals have values that are not finite")
-    from umap import UMAP  # here, for its import alone takes seconds
+    try:
+        from umap import UMAP  # here, for its import alone takes seconds
+    except ModuleNotFoundError:
+        raise MissingExtra("a UMAP", "umap-learn", "umap") from None
 
     flat = UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed, n_jobs=1).fit_transform(x)
     return dict(zip(signals, np.split(flat, len(signals)), strict=True))

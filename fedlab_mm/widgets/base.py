@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-VIEW = "application/vnd.jupyter.widget-view+json"
-
 
 class Live:
     """A widget that is a picture elsewhere: JupyterLab shows the widget, a page without a kernel (GitHub, nbviewer, a
@@ -29,14 +27,6 @@ class Live:
         shown = self.box._repr_mimebundle_(**options)
         bundle = dict(shown[0] if isinstance(shown, tuple) else shown)
         return {**bundle, "image/png": base64.b64encode(png(self.figure)).decode()}
-
-
-def without_views(outputs: list[Any]) -> None:
-    """Leave the picture alone where a stored output holds both: a widget's view means nothing without its kernel."""
-    for output in outputs:
-        data = output.get("data", {})
-        if VIEW in data and "image/png" in data:
-            del data[VIEW]
 
 
 def png(figure: Figure) -> bytes:

@@ -70,10 +70,10 @@ def test_the_file_is_sorted_float32_and_its_manifest_says_what_made_it(kept):
         "vectors": ("float32", (3, 4)),
     }
     assert table["hashes"][:, -1].tolist() == [1, 2, 3] == table["vectors"][:, 0].tolist()
-    about = json.loads((kept.folder / "image.json").read_text())
+    about = json.loads((kept.folder / "image.json").read_text(encoding="utf-8"))
     assert about == {"encoder": "example", "width": 4, "kind": "image", "count": 3}
     kept.add("image", of(4))
-    assert json.loads((kept.folder / "image.json").read_text())["count"] == 4
+    assert json.loads((kept.folder / "image.json").read_text(encoding="utf-8"))["count"] == 4
 
 
 def test_the_same_contents_are_the_same_bytes(tmp_path):
@@ -100,7 +100,7 @@ def test_where_caches_live(tmp_path, monkeypatch):
     assert cache_folder() == Path.home() / "kept"
     for nothing in (lambda: monkeypatch.setenv("FEDLAB_MM_CACHE", ""), lambda: monkeypatch.delenv("FEDLAB_MM_CACHE")):
         nothing()
-        assert cache_folder().name == "fedlab_mm" and cache_folder().is_absolute()
+        assert "fedlab_mm" in cache_folder().parts and cache_folder().is_absolute()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError, RuntimeError])
@@ -162,7 +162,7 @@ def test_processes_that_add_at_once_lose_nothing(kept, tmp_path):
         started(
             """
             mine = int(sys.argv[2])
-            open(f"{sys.argv[1]}/ready-{mine}", "w").close()
+            open(f"{sys.argv[1]}/ready-{mine}", "wb").close()
             while not os.path.exists(f"{sys.argv[1]}/ready-{1 - mine}"):
                 time.sleep(0.001)
             for n in range(40):
@@ -278,9 +278,7 @@ def test_a_file_in_the_folder_s_place_is_one_clear_error(tmp_path):
     (tmp_path / "file").touch()
     kept = FeatureCache(IDENTITY, tmp_path / "file")
     assert kept.read("image") == {}
-    with pytest.raises(
-        fl.FedlabError, match=r"cannot be kept there \(Not a directory\); set FEDLAB_MM_CACHE to a folder"
-    ):
+    with pytest.raises(fl.FedlabError, match=r"cannot be kept there \(.+\); set FEDLAB_MM_CACHE to a folder"):
         kept.add("image", of(1))
 
 

@@ -151,7 +151,7 @@ def test_the_same_bytes_are_encoded_once(tmp_path):
 
 
 def test_what_cannot_be_read_is_listed_and_missing(tmp_path, cache):
-    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "text.jpg").write_text("hello", encoding="utf-8", newline="\n")
     cut = picture(tmp_path, 3, "cut.png")
     cut.write_bytes(cut.read_bytes()[:-30])
     Image.new("RGB", (50, 60)).save(tmp_path / "large.png")
@@ -183,8 +183,9 @@ def test_what_cannot_be_read_is_listed_and_missing(tmp_path, cache):
         assert done.problems[3] == f"{tmp_path / 'text.jpg'}: not a picture in one of JPEG, PNG, WEBP, GIF, BMP"
         assert "cut.png: cannot be decoded" in done.problems[4]
         assert "large.png: refused: 50 × 60 pixels" in done.problems[5]
-        assert "irectory" in done.problems[6]
-        assert "name too long" in done.problems[9]
+        if os.name == "posix":  # Windows says neither
+            assert "irectory" in done.problems[6]
+            assert "name too long" in done.problems[9]
         assert all("\n" not in problem for problem in done.problems.values())
 
 
@@ -382,7 +383,7 @@ def test_auto_falls_back_where_open_clip_is_not_installed(tmp_path, monkeypatch)
 
     monkeypatch.setattr(openclip, "version", missing)
     monkeypatch.setattr(openclip.importlib.util, "find_spec", lambda _: None)
-    with pytest.warns(UserWarning, match=r"OpenCLIP is not installed: pip install open_clip_torch\. Going on"):
+    with pytest.warns(UserWarning, match=r'OpenCLIP is not installed: pip install "fedlab_mm\[encode\]"\. Going on'):
         _, encoder = encode_items(None, ["red fox"], cache=tmp_path)
     assert isinstance(encoder, OfflineEncoder)
 

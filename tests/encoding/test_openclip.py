@@ -349,7 +349,9 @@ def test_random_weights_need_no_network(cut_off):
 
 
 def run_apart(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -405,5 +407,5 @@ def test_a_broken_torchvision_is_one_clear_line(open_clip, monkeypatch, name, er
 
 def test_open_clip_that_is_not_installed(open_clip, monkeypatch):
     monkeypatch.setattr(openclip.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(EncoderUnavailable, match="OpenCLIP is not installed: pip install open_clip_torch"):
+    with pytest.raises(EncoderUnavailable, match=r'OpenCLIP is not installed: pip install "fedlab_mm\[encode\]"'):
         OpenCLIP(SMALL, None).encode_texts(["a"])

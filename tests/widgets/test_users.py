@@ -7,8 +7,8 @@ import pytest
 
 import fedlab_mm as fl
 from fedlab_mm import plotting
+from fedlab_mm.cli import VIEW, without_views
 from fedlab_mm.widgets import explore_user, player
-from fedlab_mm.widgets.base import VIEW, without_views
 
 
 @pytest.fixture(scope="module")
