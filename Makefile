@@ -1,16 +1,22 @@
 # `make demo` and `make test` need Python >= 3.11 with venv, pip and make; nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests; auto: one for each core.
+JOBS ?= auto
 READY := .venv/.ready
 
-.PHONY: demo test notebooks lab bench figures lint clean test-browser
+.PHONY: demo check test notebooks lab bench figures lint clean test-browser
 
 demo: $(READY)
-	$(BIN)/fedlab-mm execute notebooks/00_quickstart.ipynb --out out/demo
+	$(BIN)/fedlab-mm demo --out out/demo
+
+# What a change most likely breaks, in under three minutes on two cores; `make test` is everything that must hold.
+check: lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env notebooks
 
 # Notebooks in a real JupyterLab, their widgets moved by keyboard; leaves pictures in out/browser/.
 test-browser: $(READY)
@@ -21,6 +27,7 @@ test-browser: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Run every notebook again and store its outputs, for when a change moves them. Look at each before you commit it.

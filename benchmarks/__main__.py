@@ -29,8 +29,9 @@ from tqdm import tqdm
 
 import fedlab_mm as fl
 from benchmarks.shapes import PAPERS
-from fedlab_mm.records import versions
+from fedlab_mm.files import put
 from fedlab_mm.registry import names
+from fedlab_mm.version import versions
 
 SOME = [
     ("fcf", "none"),
@@ -92,7 +93,7 @@ def main() -> None:
         part = spec.pop("part")
         bar.set_description(f"{part}: {spec['dataset']} {spec['recipe']['backbone']} + {spec['recipe']['method']}")
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.cell", json.dumps(spec)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.cell", json.dumps(spec)], stdout=subprocess.PIPE, encoding="utf-8"
         )
         if done.returncode:
             raise SystemExit(f"the cell {spec} failed")
@@ -100,7 +101,7 @@ def main() -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     about = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.processor(), **versions()}
-    (out / "bench.json").write_text(json.dumps({"about": about, "rows": rows}, indent=2))
+    put(out / "bench.json", json.dumps({"about": about, "rows": rows}, indent=2))
     report(pd.DataFrame(rows), out)
 
 
@@ -117,7 +118,7 @@ def report(table: pd.DataFrame, out: Path) -> None:
         for axis in GROWTH:
             last = exponent(growth, axis, 2)
             text.append(f"seconds a round grow as {axis}^{exponent(growth, axis):.2f}; the two largest: ^{last:.2f}\n")
-    (out / "bench.md").write_text("\n".join(text))
+    put(out / "bench.md", "\n".join(text))
     print("\n".join(text), f"\nwritten to {out}")
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -111,8 +112,15 @@ def in_turns(recipe: fl.Recipe, data: fl.Dataset, turns: int) -> dict[str, float
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in memory. (getrusage would count the process that started it too.)"""
-    status = Path("/proc/self/status").read_text()
+    """The most bytes that this process has had in memory. (On Linux getrusage would count the process that started it
+    too.)"""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 

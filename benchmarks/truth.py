@@ -100,7 +100,7 @@ def main() -> None:
     print(text)
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f".{options.backbone}.partial"
-    partial.write_text(text + "\n")
+    partial.write_text(text + "\n", encoding="utf-8", newline="\n")
     os.replace(partial, out / f"{options.backbone}.txt")
     print(f"\nwritten to {out / options.backbone}.txt; cores {os.cpu_count()}, users {len(np.unique(users['user']))}")
 

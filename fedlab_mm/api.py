@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,20 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fedlab_mm.attacks import Ledger, Scene, as_seen
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks, paired_auc, paired_test
+from fedlab_mm.files import put
 from fedlab_mm.methods import Method
 from fedlab_mm.records import ClickLog, Dataset, Model, Recipe, RoundRecord, Run
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
-from fedlab_mm.simulation.engine import traffic
+from fedlab_mm.simulation.engine import pace, traffic
 from fedlab_mm.simulation.loop import Loop
+from fedlab_mm.simulation.state import read_tensors
+from fedlab_mm.version import __version__
 
 BASELINES = ("popularity", "itemknn", "ease")
 CLICK_BASELINES = ("rate", "user rate", "logistic", "trees")
@@ -60,7 +61,8 @@ def load(
     """
     text = os.fspath(name)
     family, _, part = text.partition(":")
-    if text not in names("dataset") and family not in names("dataset") and (os.sep in text or Path(text).is_dir()):
+    is_path = "/" in text or os.sep in text or Path(text).is_dir()
+    if is_path and text not in names("dataset") and family not in names("dataset"):
         return lookup("dataset", "folder").load(root=text, seed=seed, **options)
     if part and family in names("dataset"):
         member = lookup("dataset", family)
@@ -118,10 +120,11 @@ def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
 def _metrics(engine: Any, split: str) -> dict[str, float]:
     """Of a split's targets: HR and NDCG of a ranking; AUC, LogLoss and GAUC of clicks."""
     recipe, data = engine.recipe, engine.data
-    if isinstance(data, ClickLog):
-        predicted = engine.predict(split)
-        return evaluate_clicks(predicted["logit"], predicted["click"], predicted["user"])
-    return evaluate_blocks(engine.score_blocks(), data, split, recipe.k, recipe.ties)[0]
+    with pace(engine, f"evaluation on {split}"):
+        if isinstance(data, ClickLog):
+            predicted = engine.predict(split)
+            return evaluate_clicks(predicted["logit"], predicted["click"], predicted["user"])
+        return evaluate_blocks(engine.score_blocks(), data, split, recipe.k, recipe.ties)[0]
 
 
 def untrained(recipe: Recipe, data: Dataset | ClickLog | None = None) -> Model:
@@ -209,7 +212,7 @@ def train(
 
 def _key(recipe: Recipe, data: Dataset | ClickLog) -> str:
     """The name of a run in a cache: it changes with all that decides the run."""
-    about = f"{recipe.to_json()} {data.fingerprint} {version('fedlab_mm')}"
+    about = f"{recipe.to_json()} {data.fingerprint} {__version__}"
     return f"{recipe.backbone}-{recipe.method}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
 
 
@@ -234,12 +237,12 @@ def load_run(
         if not (folder / file).is_file():
             raise FedlabError(f"{folder} holds no saved run: {file} is missing")
     try:
-        recipe = Recipe.from_json((folder / "recipe.json").read_text()).but(device=device)
-        about = json.loads((folder / "run.json").read_text())
+        recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8")).but(device=device)
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         known_as, best_round, test = about["data"]["sha256"], about["best_round"], about["test"]
         history = pd.read_csv(folder / "history.csv")
-        best_state = load_file(folder / "best.safetensors")
-        last_state = load_file(folder / "last.safetensors")
+        best_state = read_tensors(folder / "best.safetensors")
+        last_state = read_tensors(folder / "last.safetensors")
     except FedlabError:
         raise
     except (ValueError, TypeError, SafetensorError) as error:
@@ -339,9 +342,11 @@ def compare(
                 warnings.warn(f"'{row}', seed {seed}: {error}", stacklevel=2)
                 continue
             if clicks:
-                take_clicks(row, seed, run.predictions())
+                with pace(run.model, "evaluation on test"):
+                    take_clicks(row, seed, run.predictions())
             else:
-                take(row, seed, run.model.score_blocks())
+                with pace(run.model, "evaluation on test"):
+                    take(row, seed, run.model.score_blocks())
             best.append(run.best_valid)
         valid[row] = float(np.mean(best)) if best else np.nan
     if not users:
@@ -438,7 +443,7 @@ def tune(
             if place is not None:
                 if run is not None and row["valid"] > best:
                     run.save(place / "best")
-                _write_text(place / "tuning.csv", _search_table({**known, key: row}))
+                put(place / "tuning.csv", _search_table({**known, key: row}))
             known[key] = row
         best = max(best, known[key]["valid"])  # NaN, of a setting that diverged, is never the greater
         bar.set_postfix({"valid": f"{best:.4f}"}, refresh=False)
@@ -447,9 +452,9 @@ def tune(
     winner = next(r for key, r in zip(keys, recipes, strict=True) if known[key]["valid"] == best)
     if place is not None:
         kept = place / "best" / "recipe.json"
-        if not kept.is_file() or Recipe.from_json(kept.read_text()) != winner.but(seed=tried[0]):
+        if not kept.is_file() or Recipe.from_json(kept.read_text(encoding="utf-8")) != winner.but(seed=tried[0]):
             train(winner.but(seed=tried[0]), data, progress=False).save(place / "best")
-        _write_text(place / "best" / "tuning.csv", _search_table(known))
+        put(place / "best" / "tuning.csv", _search_table(known))
     return winner
 
 
@@ -495,9 +500,9 @@ def _search_so_far(
     about = json.dumps({"recipe": json.loads(recipe.to_json()), "seeds": seeds, "data": data.fingerprint}, indent=2)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if (place / "search.json").exists() and (place / "search.json").read_text() != about:
+        if (place / "search.json").exists() and (place / "search.json").read_text(encoding="utf-8") != about:
             raise FedlabError(f"{place} holds the search of another recipe or dataset: choose another folder")
-        _write_text(place / "search.json", about)
+        put(place / "search.json", about)
     except OSError as error:
         raise FedlabError(f"{place} cannot be written ({error.strerror}): choose another folder") from None
     if not (place / "tuning.csv").exists():
@@ -514,13 +519,7 @@ _SEARCH = ["valid", "best_round", "rounds", "seconds"]
 
 def _search_table(known: Mapping[str, Mapping[str, Any]]) -> str:
     table = pd.DataFrame.from_dict(dict(known), orient="index", columns=_SEARCH)
-    return table.astype({"best_round": int, "rounds": int}).to_csv(index_label="setting")
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    return table.astype({"best_round": int, "rounds": int}).to_csv(index_label="setting", lineterminator="\n")
 
 
 def attack(

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap, permutation_test, rankdata
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Dataset, Histories
+from fedlab_mm.threads import lap
 
 TIES = ("expected", "index")
 
@@ -84,6 +84,7 @@ def evaluate_blocks(
         users.append(of_users.set_axis(who[asked]))
         if split == "test":
             listed.append(_coverage(recommended(scores_CI, data.train.take(who), k, ties)))
+        lap(len(who))
     every = pd.concat(users)
     return _means(every, k, data.warm_I) | (_lists(listed, k, data.popularity_I) if listed else {}), every
 
@@ -106,6 +107,8 @@ def _coverage(listed_UI: Tensor) -> Tensor:
 
 def _lists(blocks: Iterable[Tensor], k: int, popularity_I: Any) -> dict[str, float]:
     """Coverage and popularity rank of what is recommended, from `_coverage` of each block of users."""
+    from scipy.stats import rankdata
+
     missed_I, listed_I = (torch.stack(list(x)) for x in zip(*blocks, strict=True))
     rank_I = torch.from_numpy(rankdata(-np.asarray(popularity_I))).to(listed_I)
     total_I = listed_I.sum(dim=0)
@@ -146,6 +149,8 @@ def paired_test(difference_U: np.ndarray) -> pd.Series:
     >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
     [0.18, 0.1, 0.26, 0.02, 8.0]
     """
+    from scipy.stats import bootstrap, permutation_test
+
     if not np.isfinite(difference_U).all():
         raise FedlabError(f"the difference of user {int(np.isfinite(difference_U).argmin())} is not finite")
     if len(difference_U) < 2:
@@ -267,6 +272,8 @@ def evaluate_clicks(logits: Any, clicks: Any, users: Any) -> dict[str, float]:
 
 def _auc(score_N: np.ndarray, click_N: np.ndarray) -> float:
     """The chance that a clicked showing stands above one that was not, ties counted half: NaN without both kinds."""
+    from scipy.stats import rankdata
+
     clicked = click_N > 0
     n_yes, n_no = int(clicked.sum()), int((~clicked).sum())
     if not n_yes or not n_no:
@@ -290,6 +297,8 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
     Raises:
         FedlabError: the two do not predict the same showings.
     """
+    from scipy.stats import rankdata
+
     first_a, first_b = (t[t["seed"] == t["seed"].iloc[0]] for t in (a, b))
     click_N, user_N = (first_a[c].to_numpy() for c in ("click", "user"))
     if not (np.array_equal(click_N, first_b["click"]) and np.array_equal(user_N, first_b["user"])):

@@ -10,10 +10,8 @@
 import warnings
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans, SpectralClustering
-from sklearn.decomposition import PCA
-from sklearn.metrics import pairwise_distances, silhouette_score
+
+from fedlab_mm.threads import single
 
 KEPT = 0.95  # share of the variance that the principal components keep
 MOST = 8  # groups that a choice by silhouette goes up to
@@ -25,6 +23,8 @@ def components(vectors_CK: np.ndarray) -> np.ndarray:
     >>> components(np.array([[0.0, 1, 5], [2, 1, 9], [4, 1, 13]])).shape  # one column is constant, two go together
     (3, 1)
     """
+    from sklearn.decomposition import PCA
+
     spread_K = vectors_CK.std(axis=0)
     vectors_CK = (vectors_CK - vectors_CK.mean(axis=0))[:, spread_K > 1e-12] / spread_K[spread_K > 1e-12]
     if not vectors_CK.size:
@@ -39,6 +39,13 @@ def split(vectors_CK: np.ndarray, n_groups: int | None, clustering: str, seed: i
         n_groups: g; None for the number between 2 and 8 with the highest mean silhouette.
         clustering: "kmeans", or "spectral" with a Gaussian kernel as wide as the median distance.
     """
+    with single():
+        return _split(vectors_CK, n_groups, clustering, seed)
+
+
+def _split(vectors_CK: np.ndarray, n_groups: int | None, clustering: str, seed: int) -> np.ndarray:
+    from sklearn.metrics import silhouette_score
+
     points_CK = components(vectors_CK)
     different = len(np.unique(points_CK.round(9), axis=0))
     if n_groups is None:
@@ -58,6 +65,8 @@ def aligned(labels_C: np.ndarray, before_C: np.ndarray, n_groups: int) -> np.nda
     >>> aligned(np.array([0, 0, 1, 1]), np.array([1, 1, 0, -1]), 2)
     array([1, 1, 0, 0])
     """
+    from scipy.optimize import linear_sum_assignment
+
     shared_GG = np.zeros((n_groups, n_groups))
     known_C = before_C >= 0
     np.add.at(shared_GG, (labels_C[known_C], before_C[known_C]), 1)
@@ -66,6 +75,9 @@ def aligned(labels_C: np.ndarray, before_C: np.ndarray, n_groups: int) -> np.nda
 
 
 def _cluster(points_CK: np.ndarray, n_groups: int, clustering: str, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans, SpectralClustering
+    from sklearn.metrics import pairwise_distances
+
     if n_groups <= 1:
         return np.zeros(len(points_CK), dtype=np.int64)
     with warnings.catch_warnings():

@@ -16,13 +16,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints
@@ -33,7 +31,10 @@ import torch
 from safetensors.torch import save_file
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.files import replace
 from fedlab_mm.registry import lookup, lookup_in
+from fedlab_mm.threads import fixed
+from fedlab_mm.version import versions
 
 SPLITS = ("train", "valid", "test")
 
@@ -705,15 +706,16 @@ class Run:
         folder = free_folder(folder)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            (partial / "recipe.json").write_text(self.recipe.to_json())
-            self.history.to_csv(partial / "history.csv", index=False)
+            (partial / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8", newline="\n")
+            self.history.to_csv(partial / "history.csv", index=False, lineterminator="\n")
             about = {
                 "test": dict(self.test),
                 "best_round": self.best_round,
                 "data": {"name": self.data.name, "sha256": self.data.fingerprint},
                 "versions": versions(),
+                "threads": fixed() or "chosen by the clock",
             }
-            (partial / "run.json").write_text(json.dumps(about, indent=2))
+            (partial / "run.json").write_text(json.dumps(about, indent=2), encoding="utf-8", newline="\n")
             save_file({k: v.contiguous() for k, v in self.model.state().items()}, partial / "best.safetensors")
             save_file({k: v.contiguous() for k, v in self.last_state.items()}, partial / "last.safetensors")
             put_in_place(partial, folder)
@@ -724,12 +726,27 @@ class Run:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Rename a finished folder to its place; one that stood there goes only then."""
+    """Rename a finished folder to its place; one that stood there goes only then, and stays if this fails.
+
+    Raises:
+        FedlabError: it cannot be renamed, as on Windows while a program has a file of the old one open.
+    """
     partial.chmod(0o755)
     replaced = partial.with_name(partial.name + "-old")
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
+    try:
+        if folder.exists():
+            replace(folder, replaced)
+        try:
+            replace(partial, folder)
+        except OSError:
+            if replaced.exists():
+                replace(replaced, folder)
+            raise
+    except OSError as error:
+        raise FedlabError(
+            f"{folder} cannot be put in its place ({error.strerror}): close what has its files open, or choose another "
+            "folder"
+        ) from None
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -750,9 +767,3 @@ def free_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise FedlabError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
     return folder
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = {p: version(p) for p in ("fedlab_mm", "torch", "numpy", "pandas", "scikit-learn", "pillow")}
-    return {"python": platform.python_version(), **packages}

@@ -99,10 +99,10 @@ def test_resuming_needs_the_same_recipe_and_data(trained, world):
 
 def test_a_run_says_what_it_was_made_with(trained, world, tmp_path):
     folder = trained.save(tmp_path / "run")
-    about = json.loads((folder / "run.json").read_text())
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert about["data"]["sha256"] == world.fingerprint
     assert about["versions"]["torch"] == torch.__version__
-    assert fl.Recipe.from_json((folder / "recipe.json").read_text()) == trained.recipe
+    assert fl.Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8")) == trained.recipe
 
 
 def test_saving_replaces_a_run_but_nothing_else(trained, world, tmp_path):
@@ -120,12 +120,12 @@ def test_damaged_runs_are_refused(trained, world, tmp_path):
     folder = trained.save(tmp_path / "run")
     with pytest.raises(fl.FedlabError, match="was trained on other data"):
         fl.load_run(folder, tiny(seed=1))
-    about = (folder / "run.json").read_text()
+    about = (folder / "run.json").read_text(encoding="utf-8")
     for text, message in (("{}", "run.json lacks 'data'"), ("", "damaged")):
-        (folder / "run.json").write_text(text)
+        (folder / "run.json").write_text(text, encoding="utf-8", newline="\n")
         with pytest.raises(fl.FedlabError, match=message):
             fl.load_run(folder, world)
-    (folder / "run.json").write_text(about)
+    (folder / "run.json").write_text(about, encoding="utf-8", newline="\n")
     content = (folder / "last.safetensors").read_bytes()
     (folder / "last.safetensors").write_bytes(content[:100])
     with pytest.raises(fl.FedlabError, match="damaged"):
@@ -245,3 +245,12 @@ def test_a_comparison_outlives_a_run_that_diverges(world, recipe):
         fl.compare([wild], range(1), world, baselines=(), progress=False)
     with pytest.raises(fl.FedlabError, match="compare takes lists"):
         fl.compare(wild, range(1), world)
+
+
+def test_a_function_keeps_its_name_where_a_module_has_the_same():
+    import fedlab_mm.audit  # noqa: F401
+
+    assert callable(fl.audit) and fl.plotting.__name__ == "fedlab_mm.plotting"
+    assert {"load", "Recipe", "__version__"} <= set(dir(fl))
+    with pytest.raises(AttributeError, match="module 'fedlab_mm' has no attribute 'trian'"):
+        fl.trian  # noqa: B018

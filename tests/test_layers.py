@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "fedlab_mm"
 LAYERS = (
-    "errors registry draws records encoding data fusion routing grouping losses backbones methods sequential "
-    "centralised privacy attacks aggregation simulation evaluation geometry audit reported recipes api plotting "
-    "figures widgets cli"
+    "errors registry version files draws threads records encoding data fusion routing grouping losses backbones "
+    "methods sequential centralised privacy attacks aggregation simulation evaluation geometry audit reported recipes "
+    "api plotting figures widgets cli"
 ).split()
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -22,7 +22,7 @@ def layer(path: Path) -> str:
 def test_imports_point_upwards(path):
     assert layer(path) in LAYERS, "a new module takes its place in LAYERS and in the README's tree"
     own = LAYERS.index(layer(path))
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             imported = [node.module or ""]
             if node.module == "fedlab_mm":

@@ -18,6 +18,7 @@ from fedlab_mm.methods.base import Batch, Parameters, Part
 from fedlab_mm.methods.none import NoFusion
 from fedlab_mm.records import Recipe
 from fedlab_mm.registry import register
+from fedlab_mm.threads import lap, paced
 
 RATIO = "distill_ratio"
 NONE = 1e9  # stands where a group has no preference yet; no logit is as large
@@ -131,6 +132,10 @@ class GFMFR(NoFusion):
 
         All at once, which is the same as each on its own: nothing that a fusion learns depends on another.
         """
+        with paced("fit", len(groups), self.n_items, self.recipe.operators, self.recipe.fit_epochs):
+            self._fit(groups, targets_GIW)
+
+    def _fit(self, groups: Sequence[int], targets_GIW: Tensor) -> None:
         banks = [self.fusions[group] for group in groups]
         stacked, _ = stack_module_state(banks)
         inputs = self.inputs()
@@ -149,6 +154,7 @@ class GFMFR(NoFusion):
             error_GIW = torch.func.vmap(views)(stacked, torch.stack(mapped, dim=1)) - targets_GIW
             error_GIW.square().mean(dim=(1, 2)).sum().backward()
             optimizer.step()
+            lap()
         for g, bank in enumerate(banks):
             bank.load_state_dict({name: parameter[g] for name, parameter in stacked.items()})
 

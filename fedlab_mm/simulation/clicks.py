@@ -24,8 +24,9 @@ from fedlab_mm.records import ClickLog, Recipe, RoundRecord
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.sequential.base import ClickModel, click_model
 from fedlab_mm.sequential.sequences import Sequences, Windows
-from fedlab_mm.simulation.engine import select_clients
+from fedlab_mm.simulation.engine import pace, select_clients
 from fedlab_mm.simulation.state import device_of
+from fedlab_mm.threads import lap
 
 CHUNK = 64
 DROP = 0x6472
@@ -134,6 +135,10 @@ class ClickEngine:
         Raises:
             DivergedError: a loss or a parameter is no longer finite. The state stays as it was.
         """
+        with pace(self, "round"):
+            return self._step()
+
+    def _step(self) -> RoundRecord:
         start, t = time.perf_counter(), self.round + 1
         clients = select_clients(self.recipe, self.data.n_users, t, self.last_clients)
         lengths = np.minimum(self.sequences.n_targets("train")[clients], self.recipe.max_length)
@@ -368,6 +373,7 @@ class ClickLoop(ClickEngine):
                     mixed[name][done.group_L[block_of(name)]] += alpha_C[c] * change
                 else:
                     mixed[name] += alpha_C[c] * change
+            lap(len(windows.label))
             losses.append(done.loss)
             private.append(done.private)
             groups.append(torch.zeros(0, dtype=torch.int64) if done.group_L is None else done.group_L)
@@ -421,6 +427,7 @@ class ClickStacked(ClickEngine):
             loss_C[here] = done.loss
             if done.group_L is not None:
                 group_CL[here.to(self.device)] = done.group_L
+            lap(windows.label.numel())
         return ClickWork(loss_C, new, mixed, group_CL)
 
     def _chunks(self, clients: np.ndarray) -> list[Windows]:

@@ -3,7 +3,10 @@
 import copy
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from fedlab_mm.records import Dataset, Recipe, RoundRecord
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.groups import Groups, Uploads, groups_of
 from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
+from fedlab_mm.threads import paced
 
 LOSS_BOUND = 1e6  # a mean loss above this counts as diverged: the logits behind it mean nothing any more
 BLOCK_BYTES = 64e6  # of scores, and of what it takes to make them, that are held at once
@@ -78,6 +82,20 @@ def select_clients(recipe: Recipe, n_users: int, t: int, last_clients: np.ndarra
 def n_clients(recipe: Recipe, n_users: int) -> int:
     """How many clients a round has, or is expected to have."""
     return max(1, round(recipe.clients * n_users))
+
+
+def pace(engine: Any, work: str) -> AbstractContextManager[None]:
+    """The choice of threads for an engine's rounds, or its evaluations: one for all that cost the same."""
+    if engine.device.type != "cpu":
+        return nullcontext()
+    data = engine.data
+    return paced(work, type(engine).__name__, data.n_users, data.n_items, len(data.interactions), _alike(engine.recipe))
+
+
+@cache
+def _alike(recipe: Recipe) -> Recipe:
+    """One for all recipes whose rounds cost the same."""
+    return recipe.but(seed=0, lr=None, shared_lr=None, weight_decay=0.0, rounds=1)
 
 
 class Engine:
@@ -251,6 +269,10 @@ class Engine:
         Raises:
             DivergedError: a loss, a private parameter or a shared one is no longer finite. The state stays as it was.
         """
+        with pace(self, "round"):
+            return self._step()
+
+    def _step(self) -> RoundRecord:
         start = time.perf_counter()
         t = self.round + 1
         clients = self.sample_clients(t)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from fedlab_mm.aggregation import Aggregation, by_group
@@ -60,6 +59,8 @@ class Groups:
         self.n_rows_U = torch.zeros(n_users, dtype=torch.float64)
         self.features_IK = torch.zeros(method.n_items, 0)
         if r.grouping == "behaviour":
+            from sklearn.decomposition import PCA
+
             joined = torch.cat([f.cpu().double() for f in method.inputs().values()], dim=1).numpy()
             n = min(BEHAVIOUR, *joined.shape)
             self.features_IK = torch.from_numpy(PCA(n, svd_solver="full").fit_transform(joined))

@@ -32,6 +32,7 @@ from fedlab_mm.simulation.kernels import (
     times,
 )
 from fedlab_mm.simulation.state import RankOne
+from fedlab_mm.threads import lap
 
 MOST = 4096  # clients of a chunk
 
@@ -64,6 +65,7 @@ class Stacked(Engine):
                 personal.append((where[c_P], chunk.rows_CN[c_P, n_P], chunk.personal_CNW[c_P, n_P]))
             if work.kept_CI is not None and kept_CI is not None:
                 work.kept_CI[where] = kept_CI
+            lap(chunk.rows_CN.numel())
         for kernel in kernels:
             kernel.finish()
         if self.groups is not None:

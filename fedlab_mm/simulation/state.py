@@ -4,21 +4,27 @@ Everything here grows with the number of clients, so it comes from a `Storage`, 
 once its budget is spent, and says beforehand if there is no room at all.
 """
 
+import errno
 import math
+import mmap
 import os
 import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import psutil
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
 
 VARIABLE = "FEDLAB_MM_MEMORY_GB"
 LARGE = 1e9  # bytes
+BLOCK = 1 << 22  # bytes written at a time
 
 
 def device_of(name: str) -> torch.device:
@@ -85,15 +91,17 @@ class Storage:
         if self.device.type != "cpu" or n_bytes <= self.budget - self.taken or not n_bytes:
             self.taken += n_bytes
             return torch.empty(shape, dtype=dtype, device=self.device)
-        with tempfile.NamedTemporaryFile(prefix="fedlab_mm-") as file:  # its name goes, the mapping stays
-            try:
-                os.posix_fallocate(file.fileno(), 0, n_bytes)
-            except OSError as error:
-                folder = tempfile.gettempdir()
-                raise FedlabError(
-                    f"{folder} has no room for {gigabytes(n_bytes)} of state ({error.strerror})"
-                ) from None
-            tensor = torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(shape)
+        try:
+            # Its name goes at once, or, on Windows, when the last mapping does. The mapping is Python's, because
+            # torch.from_file opens a file by its name, which Windows refuses for one that goes when it is closed.
+            with tempfile.TemporaryFile(prefix="fedlab_mm-") as file:
+                reserve(file, n_bytes)
+                mapping = mmap.mmap(file.fileno(), n_bytes)
+        except OSError as error:
+            raise FedlabError(
+                f"{tempfile.gettempdir()} has no room for {gigabytes(n_bytes)} of state ({error.strerror})"
+            ) from None
+        tensor = torch.frombuffer(mapping, dtype=dtype).view(shape)  # and holds the mapping for as long as it lives
         self.mapped.add(tensor.data_ptr())
         return tensor
 
@@ -113,6 +121,35 @@ class Storage:
     def rows(self, row: Tensor, n: int) -> Tensor:
         """n copies of a row, [n, …]."""
         return self.empty((n, *row.shape), row.dtype).copy_(row.detach().expand(n, *row.shape))
+
+
+def reserve(file: IO[bytes], n_bytes: int) -> None:
+    """Give a new file its size and its place on the disk: a mapped page that finds no room later would end the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file.fileno(), 0, n_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system that cannot
+                raise
+    zeros = memoryview(bytes(min(BLOCK, n_bytes)))
+    for start in range(0, n_bytes, BLOCK):
+        file.write(zeros[: n_bytes - start])
+    file.flush()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, apart from it.
+
+    Those of safetensors' `load_file` map the file for as long as they live, and Windows neither replaces nor removes a
+    file that is mapped: a run that was loaded could not be saved to its place again.
+    """
+    storage = Storage(torch.device("cpu"), budget=0)
+    with safe_open(path, framework="pt") as file:
+        return {name: storage.copy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
 
 
 def free_memory(device: torch.device) -> int:
