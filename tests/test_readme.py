@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 OWN = README.split("## Add your own")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", OWN, re.S)
 
@@ -24,8 +24,9 @@ def test_a_block_of_your_own_runs(code, tmp_path):
     titles = [f"book {n} of the moon" for n in range(20)]
     pd.DataFrame({"item": range(20), "title": titles}).to_csv(tmp_path / "shelf" / "books.csv", index=False)
     short = code.replace("rounds=20", "rounds=2").replace("range(3)", "range(2)")
-    environment = {**os.environ, "FEDLAB_MM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "FEDLAB_MM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-c", short]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-2000:]
     if "savefig" in code:
         assert (tmp_path / "operators.png").stat().st_size > 10_000

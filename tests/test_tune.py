@@ -65,7 +65,7 @@ def test_a_grid_may_grow_and_the_kept_run_is_the_returned_one(world, quick, tmp_
     assert fl.load_run(folder / "best", world).recipe == first
     pd.testing.assert_frame_equal(pd.read_csv(folder / "tuning.csv"), table)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "best" / "tuning.csv"), table)
-    (folder / "tuning.csv").write_text("a,b\n1,2\n")
+    (folder / "tuning.csv").write_text("a,b\n1,2\n", encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=r"tuning\.csv is damaged"):
         fl.tune(quick, {"lr": [0.1]}, world, folder, progress=False)
 

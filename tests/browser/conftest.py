@@ -62,7 +62,7 @@ class Lab:
     def _set(self, plugin: str, text: str) -> None:
         path = self.settings / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def lab(chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         running._set(plugin, text)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", "--allow-root"]
-    with (home / "log").open("w") as log:
+    with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | own)
         try:
             _wait(server, f"http://127.0.0.1:{port}/api/status", token, home / "log")
@@ -116,4 +116,4 @@ def _wait(server: subprocess.Popen, url: str, token: str, log: Path) -> None:
         except requests.ConnectionError:
             pass
         time.sleep(0.3)
-    pytest.fail(f"JupyterLab did not answer within {START} s:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"JupyterLab did not answer within {START} s:\n{log.read_text(encoding='utf-8')[-3000:]}")

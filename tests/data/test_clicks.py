@@ -204,7 +204,7 @@ def test_no_statistic_that_was_counted_later_is_an_attribute():
 )  # fmt: skip
 def test_bad_files_are_named(tmp_path, file, old, new, message):
     path = kuairand(tmp_path) / file
-    path.write_text(path.read_text().replace(old, new, 1))
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=message):
         fl.load("kuairand-pure", root=tmp_path)
 
@@ -216,7 +216,9 @@ def test_the_prepared_layout_reads_which_attributes_it_has(tmp_path, kuaisar_r):
     pd.read_csv(SHARED / "kuaisar-r" / "df.csv", nrows=2000).to_csv(tmp_path / "df.csv", index=False)
     whole = fl.load("kuaisar-s", root=tmp_path)
     assert list(whole.attributes["user"]) == list(kuaisar_r.attributes["user"])
-    (tmp_path / "KuaiSAR-S_user_feature_dict.txt").write_text("user_id\nonehot_feat2\r\nonehot_feat2\n")
+    (tmp_path / "KuaiSAR-S_user_feature_dict.txt").write_text(
+        "user_id\nonehot_feat2\r\nonehot_feat2\n", encoding="utf-8", newline="\n"
+    )
     log = fl.load("kuaisar-s", root=tmp_path)
     assert list(log.attributes["user"]) == ["onehot_feat2"] and len(log.attributes["item"]) == 6
     (tmp_path / "KuaiSAR-S_user_feature_dict.txt").write_bytes(b"\xff")
@@ -233,7 +235,7 @@ def test_what_a_click_log_is_not(published):
         fl.load("kuaisar:src", root=published)
     with pytest.raises(fl.FedlabError, match=r"rec_inter\.csv: no user has 9 showings"):
         fl.load("kuaisar:rec", root=published, fewest=9)
-    (published / "rec_inter.csv").write_text("user_id,item_id,timestamp,click\n")
+    (published / "rec_inter.csv").write_text("user_id,item_id,timestamp,click\n", encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=r"rec_inter\.csv: there are no showings in it"):
         fl.load("kuaisar:rec", root=published)
 

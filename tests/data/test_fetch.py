@@ -191,7 +191,7 @@ def test_a_sum_that_nobody_names_is_that_of_the_first_download(site, tmp_path):
     for _ in range(2):
         bring(tmp_path, f"{site.url}/a.bin", sha256=None)
     bring(tmp_path, f"{site.url}/b.bin", sha256=None)
-    assert (tmp_path / SUMS).read_text() == f"{sha256(CONTENT)}  a.bin\n{sha256(b'b')}  b.bin\n"
+    assert (tmp_path / SUMS).read_text(encoding="utf-8") == f"{sha256(CONTENT)}  a.bin\n{sha256(b'b')}  b.bin\n"
     assert len(site.asked) == 2
     (tmp_path / "a.bin").unlink()
     site.files["/a.bin"] = b"changed"
@@ -238,7 +238,7 @@ def archive(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         unpack(path, folder, members)
-        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
     return attempt
 
@@ -279,11 +279,18 @@ def test_a_link_in_a_zip_is_no_plain_file(archive, tmp_path):
     assert not os.listdir(tmp_path / "in")
 
 
+def link(path, target):
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("links need a right that this user does not have")  # Windows
+
+
 def test_a_link_that_lies_in_the_folder_is_not_followed_out_of_it(archive, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "outside").mkdir()
-    (tmp_path / "in" / "d").symlink_to(tmp_path / "outside")
-    (tmp_path / "in" / "f").symlink_to(tmp_path / "outside" / "f")
+    link(tmp_path / "in" / "d", tmp_path / "outside")
+    link(tmp_path / "in" / "f", tmp_path / "outside" / "f")
     for name in ("d/f", "f"):
         with pytest.raises(fl.FedlabError, match="would leave"):
             archive(zipped({"m": b"1"}), {"m": name})
@@ -395,6 +402,24 @@ def test_pictures_are_named_by_their_items_and_kinds(site, tmp_path):
     assert len(site.asked) == 4
     site.files = {}
     assert pictures(urls, tmp_path / "images") == {} and len(site.asked) == 4  # what is there is not fetched again
+
+
+def test_where_capitals_do_not_count_no_picture_takes_the_place_of_another(site, tmp_path, monkeypatch):
+    site.files = {"/1": picture(), "/2": picture(), "/3": picture()}
+    (tmp_path / "B.png").write_bytes(picture("PNG"))
+    monkeypatch.setattr(fetching, "_folds_case", lambda folder: True)
+    problems = pictures({"a": f"{site.url}/1", "A": f"{site.url}/2", "b": f"{site.url}/3"}, tmp_path)
+    assert problems == {
+        "A": "item 'A': here its picture would have the name of that of 'a'",
+        "b": "item 'b': here its picture would have the name of that of 'B'",
+    }
+    assert sorted(os.listdir(tmp_path)) == ["B.png", "a.jpg"] and site.asked == [("/1", None)]
+
+
+def test_whether_capitals_count_is_asked_of_the_disk(tmp_path):
+    (tmp_path / "a").touch()
+    assert fetching._folds_case(tmp_path) == (tmp_path / "A").exists()
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_note_beside_the_pictures_is_no_picture(site, tmp_path):

@@ -57,7 +57,9 @@ def test_three_modalities_of_different_width_are_trained_on(folder, offline, rec
 
 
 def test_a_folder_without_items_pictures_or_features(tmp_path, offline):
-    (tmp_path / "interactions.csv").write_text("item,timestamp,user\n" + "".join(f"x{i},{i},me\n" for i in range(4)))
+    (tmp_path / "interactions.csv").write_text(
+        "item,timestamp,user\n" + "".join(f"x{i},{i},me\n" for i in range(4)), encoding="utf-8", newline="\n"
+    )
     data = fl.load(tmp_path, **offline)
     assert data.items["id"].tolist() == ["x0", "x1", "x2", "x3"] and not data.features and data.covers is None
     assert set(data.items["title"]) == {NO_TITLE}
@@ -232,7 +234,7 @@ def test_bad_files_are_named(folder, offline, file, content, message):
     if content is None:
         (folder / file).unlink()
     else:
-        (folder / file).write_text(content)
+        (folder / file).write_text(content, encoding="utf-8", newline="\n")
         if file == "items.csv":
             (folder / "audio.npy").unlink()
     with pytest.raises(fl.FedlabError, match=message):

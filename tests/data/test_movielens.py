@@ -38,28 +38,32 @@ def ratings(sep, stars="{}"):
 
 def latest_small(folder):
     rows = ratings(",", "{}.0")
-    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]) + "\n")
+    (folder / "ratings.csv").write_text(
+        "\n".join(["userId,movieId,rating,timestamp", *rows]) + "\n", encoding="utf-8", newline="\n"
+    )
     quoted = ['"' + t.replace('"', '""') + '"' if set(t) & set(',"') else t for t in TITLES]
     lines = [f"{m},{t},{g or '(no genres listed)'}" for m, t, g in zip(MOVIES, quoted, GENRES, strict=True)]
-    (folder / "movies.csv").write_text("\r\n".join(["movieId,title,genres", *lines]) + "\r\n", encoding="utf-8")
+    (folder / "movies.csv").write_text(
+        "\r\n".join(["movieId,title,genres", *lines]) + "\r\n", encoding="utf-8", newline="\n"
+    )
 
 
 def one_million(folder):
-    (folder / "ratings.dat").write_text("\n".join(ratings("::")) + "\n")
+    (folder / "ratings.dat").write_text("\n".join(ratings("::")) + "\n", encoding="utf-8", newline="\n")
     titles = [t.replace(" :: ", " ") for t in TITLES]
     lines = [f"{m}::{t}::{g}" for m, t, g in zip(MOVIES, titles, GENRES, strict=True)]
-    (folder / "movies.dat").write_text("\n".join(lines) + "\n", encoding="latin-1")
+    (folder / "movies.dat").write_text("\n".join(lines) + "\n", encoding="latin-1", newline="\n")
 
 
 def hundred_thousand(folder):
-    (folder / "u.data").write_text("\n".join(ratings("\t")) + "\n")
+    (folder / "u.data").write_text("\n".join(ratings("\t")) + "\n", encoding="utf-8", newline="\n")
     names = lookup("dataset", "ml-100k").read_movies.__globals__["_GENRES"]
     assert len(names) == 19
     lines = []
     for movie, title, genres in zip(MOVIES, [t.replace(" | ", " ") for t in TITLES], GENRES, strict=True):
         marks = ["1" if name in genres.split("|") else "0" for name in names]
         lines.append("|".join([str(movie), title, "01-Jan-1995", "", "http://us.imdb.com/M/title-exact?x", *marks]))
-    (folder / "u.item").write_text("\n".join(lines) + "\n", encoding="latin-1")
+    (folder / "u.item").write_text("\n".join(lines) + "\n", encoding="latin-1", newline="\n")
 
 
 LAYOUTS = {"ml-latest-small": latest_small, "ml-1m": one_million, "ml-100k": hundred_thousand}
@@ -99,7 +103,9 @@ def test_what_the_text_encoder_reads(layout):
     texts = lookup("dataset", name).read(folder).items["text"].tolist()
     assert texts[0] == "Toy Story (1995). Animation, Children's"
     assert texts[2] == "Misérables, Les (1995)" and texts[5] == "Comedy, War"
-    (folder / "abstracts.json").write_text(json.dumps({"1": "Toys live. \ud83d", "10": "Prison.", "5": "?"}))
+    (folder / "abstracts.json").write_text(
+        json.dumps({"1": "Toys live. \ud83d", "10": "Prison.", "5": "?"}), encoding="utf-8", newline="\n"
+    )
     texts = lookup("dataset", name).read(folder).items["text"].tolist()
     assert texts[0] == "Toy Story (1995). Toys live. \ud83d" and texts[2] == "Misérables, Les (1995). Prison."
     assert texts[1].endswith("(1995). Comedy")
@@ -119,7 +125,7 @@ def test_posters_are_found_by_movie(layout, offline):
 @pytest.mark.parametrize("content", ["[]", '{"1": 5}', "{"])
 def test_abstracts_that_are_none_are_named(layout, offline, content):
     name, folder = layout
-    (folder / "abstracts.json").write_text(content)
+    (folder / "abstracts.json").write_text(content, encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=r"abstracts\.json: is not"):
         fl.load(name, root=folder, **offline)
 
@@ -139,7 +145,7 @@ def test_abstracts_that_are_none_are_named(layout, offline, content):
 )
 def test_a_broken_row_is_named(tmp_path, offline, name, file, more, message):
     LAYOUTS[name](tmp_path)
-    with open(tmp_path / file, "a") as out:
+    with open(tmp_path / file, "a", encoding="utf-8", newline="\n") as out:
         out.write(more)
     with pytest.raises(fl.FedlabError, match=message):
         fl.load(name, root=tmp_path, **offline)
@@ -183,9 +189,11 @@ def test_a_second_load_encodes_nothing(movielens, tmp_path, monkeypatch):
     folder.mkdir()
     for file in ("movies.csv", "abstracts.json"):
         shutil.copyfile(SHARED / "ml-latest-small" / file, folder / file)
-    with open(SHARED / "ml-latest-small" / "ratings.csv") as source:
-        (folder / "ratings.csv").write_text("".join(line for line, _ in zip(source, range(3000), strict=False)))
-    (folder / "posters").symlink_to(SHARED / "ml-latest-small" / "posters")
+    with open(SHARED / "ml-latest-small" / "ratings.csv", encoding="utf-8") as source:
+        (folder / "ratings.csv").write_text(
+            "".join(line for line, _ in zip(source, range(3000), strict=False)), encoding="utf-8", newline="\n"
+        )
+    shutil.copytree(SHARED / "ml-latest-small" / "posters", folder / "posters")
     options = {"root": folder, "encoder": "offline", "cache": tmp_path / "cache", "progress": False}
     first = fl.load("ml-latest-small", **options)
     for method in ("prepare", "encode_texts"):

@@ -75,10 +75,10 @@ def test_features_that_do_not_fit(copy):
 
 
 def test_columns_and_content(copy):
-    (copy / "inter.csv").write_text("")
+    (copy / "inter.csv").write_text("", encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=r"inter\.csv: cannot be read as CSV"):
         fl.load("ku", root=copy)
-    (copy / "inter.csv").write_text("userID,itemID\n1,2\n")
+    (copy / "inter.csv").write_text("userID,itemID\n1,2\n", encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=r"inter\.csv: column timestamp is missing; there are userID, itemID"):
         fl.load("ku", root=copy)
     edit(copy / "i_id_mapping.csv", lambda t: t.loc.__setitem__((0, "itemID"), 1))
@@ -184,14 +184,14 @@ def test_ku_is_known_in_both_layouts_and_a_set_may_have_one_title(tmp_path, offl
 )
 def test_published_files_that_are_not_as_published(tmp_path, offline, file, content, message):
     published(tmp_path)
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(content, encoding="utf-8", newline="\n")
     with pytest.raises(fl.FedlabError, match=message):
         fl.load("bili-food", root=tmp_path, **offline)
 
 
 def test_users_called_like_items_and_cells_that_repeat_in_the_first_row(tmp_path, offline):
     published(tmp_path)
-    (tmp_path / "Bili_Food_pair.csv").write_text("5,5\n6,5\n7,5\n5,6\n6,6\n7,6\n")
-    (tmp_path / "Bili_Food_item.csv").write_text("5,5,5\n6,a,b\n7,a,b\n")
+    (tmp_path / "Bili_Food_pair.csv").write_text("5,5\n6,5\n7,5\n5,6\n6,6\n7,6\n", encoding="utf-8", newline="\n")
+    (tmp_path / "Bili_Food_item.csv").write_text("5,5,5\n6,a,b\n7,a,b\n", encoding="utf-8", newline="\n")
     data = fl.load("bili-food", root=tmp_path, fewest=3, **offline)
     assert (data.n_users, data.n_items, len(data.interactions)) == (2, 3, 6)

@@ -22,6 +22,8 @@ from fedlab_mm.data.tables import (
     whole_numbers,
 )
 
+ZIPPED = gzip.compress(b'{"a": 1}\n', mtime=0)  # the same in every process of pytest-xdist
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -126,7 +128,7 @@ def test_names_are_trimmed_and_not_empty():
 
 def test_lines_of_json_plain_and_packed(write):
     content = b'\xef\xbb\xbf{"a": 1}\n\n{"a": "\\ud83d"}\r\n'
-    for path in (write(content, "r.jsonl"), write(gzip.compress(content), "r.jsonl.gz")):
+    for path in (write(content, "r.jsonl"), write(gzip.compress(content, mtime=0), "r.jsonl.gz")):
         assert list(read_lines(path)) == [(1, {"a": 1}), (3, {"a": "\ud83d"})]
 
 
@@ -138,8 +140,8 @@ def test_lines_of_json_plain_and_packed(write):
         (b'{"a": "\xff"}\n', "r.jsonl", r"r\.jsonl, line 1: is not JSON"),
         (b"[" * 100_000, "r.jsonl", r"r\.jsonl, line 1: is not JSON"),
         (b'{"a": 1}\n', "r.jsonl.gz", r"r\.jsonl\.gz, after line 0: the compressed file is damaged or cut off"),
-        (gzip.compress(b'{"a": 1}\n')[:-9], "r.jsonl.gz", r"the compressed file is damaged or cut off"),
-        (gzip.compress(b'{"a": 1}\n') + b"more", "r.jsonl.gz", r"after line 1: the compressed file is damaged"),
+        (ZIPPED[:-9], "r.jsonl.gz", r"the compressed file is damaged or cut off"),
+        (ZIPPED + b"more", "r.jsonl.gz", r"after line 1: the compressed file is damaged"),
     ],
 )
 def test_a_broken_line_is_named(write, content, name, message):

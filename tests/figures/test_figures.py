@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "figures"
 @pytest.mark.parametrize("name", registry.names("figure"))
 def test_a_figure_is_what_its_code_would_make(name):
     assert figures.state(name, FOLDER) == "fresh", "run `make figures FIGURES={name} ROOT=…`, or DRAW=1 for its picture"
-    about = json.loads((FOLDER / f"{name}.json").read_text())
+    about = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     assert about["source"] and about["caption"] and about["versions"]["torch"]
     assert len(figures.table_of(name, FOLDER)) > 0
     pixels = np.asarray(Image.open(FOLDER / f"{name}.png").convert("L"))
@@ -53,14 +53,14 @@ def test_a_figure_leaves_four_files_and_knows_when_it_is_stale(tiny, world, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
     table = figures.table_of("tiny", tmp_path)
     assert len(table) == 4 and set(table["seed"]) == {0, 1}
-    about = json.loads((tmp_path / "tiny.json").read_text())
+    about = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
     assert about["data"]["sha256"] == world.fingerprint
     assert figures.state("tiny", tmp_path) == "fresh"
 
-    text = (tmp_path / "tiny.csv").read_text()
-    (tmp_path / "tiny.csv").write_text(text.replace("fcf", "fcg"))
+    text = (tmp_path / "tiny.csv").read_text(encoding="utf-8")
+    (tmp_path / "tiny.csv").write_text(text.replace("fcf", "fcg"), encoding="utf-8", newline="\n")
     assert "changed by hand" in figures.state("tiny", tmp_path)
-    (tmp_path / "tiny.csv").write_text(text)
+    (tmp_path / "tiny.csv").write_text(text, encoding="utf-8", newline="\n")
     monkeypatch.setattr(tiny, "rounds", 3)
     assert "its recipes have changed" in figures.state("tiny", tmp_path)
     monkeypatch.setattr(tiny, "rounds", 2)
@@ -107,10 +107,10 @@ def test_an_exhibit_says_what_it_needs():
 def test_a_field_that_came_later_makes_no_figure_stale(tiny, world, tmp_path):
     figures.make("tiny", tmp_path, data=world)
     path = tmp_path / "tiny.json"
-    about = json.loads(path.read_text())
+    about = json.loads(path.read_text(encoding="utf-8"))
     value = about["settings"]["defaults"].pop("fit_epochs")
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(about), encoding="utf-8", newline="\n")
     assert figures.state("tiny", tmp_path) == "fresh"
     about["settings"]["defaults"]["fit_epochs"] = value + 1  # a default that did change is another matter
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(about), encoding="utf-8", newline="\n")
     assert figures.state("tiny", tmp_path).startswith("stale: its recipes")

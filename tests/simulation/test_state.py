@@ -1,8 +1,17 @@
 """Where private state lives: touched rows, rank-one changes, room that is foreseen, devices."""
 
+import errno
+import gc
+import io
+import mmap
+import os
+import weakref
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fedlab_mm as fl
 from fedlab_mm.data.negatives import sample
@@ -10,7 +19,7 @@ from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import state
 from fedlab_mm.simulation.gram import Gram
 from fedlab_mm.simulation.kernels import Linear
-from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage
+from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, read_tensors
 from tests.conftest import private_of
 
 CPU = torch.device("cpu")
@@ -56,7 +65,98 @@ def test_beyond_its_budget_storage_maps_files(tmp_path, monkeypatch):
     assert small.taken == 800
     beyond[3] = 2.0
     assert beyond.shape == (50, 10) and beyond.sum() == 510 and inside.sum() == 200
-    assert not list(tmp_path.iterdir())  # the file has no name any more
+    if os.name == "posix":  # on Windows the name goes with the mapping
+        assert not list(tmp_path.iterdir())
+
+
+def refuse(error):
+    def refused(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    return refused
+
+
+@pytest.fixture
+def lengths(monkeypatch):
+    """How long each file is when it is mapped; blocks are small, so that there are several."""
+    seen = []
+
+    def watched(number, length):
+        seen.append(os.fstat(number).st_size)
+        return mmap.mmap(number, length)
+
+    monkeypatch.setattr(state, "mmap", SimpleNamespace(mmap=watched))
+    monkeypatch.setattr(state, "BLOCK", 64)
+    return seen
+
+
+@pytest.mark.parametrize("here", ["is not", "cannot"])
+def test_room_is_taken_where_posix_fallocate_is_not_or_cannot(monkeypatch, lengths, here):
+    """It is Linux's alone, and not every file system there has it."""
+    if here == "cannot":
+        monkeypatch.setattr(os, "posix_fallocate", refuse(errno.EOPNOTSUPP), raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    for n in (3, 16, 50):  # less than a block, one, and more
+        tensor = storage(budget=0).rows(torch.arange(n), 1)
+        assert tensor.tolist() == [list(range(n))] and lengths[-1] == 8 * n
+
+
+def test_mapped_files_are_never_removed_by_name(monkeypatch):
+    """Windows refuses that for a file that is open, and opening one a second time that goes when it is closed."""
+    for name in ("unlink", "remove"):
+        monkeypatch.setattr(os, name, refuse(errno.EACCES))
+    tensor = storage(budget=0).rows(torch.ones(5), 3)
+    assert tensor.sum() == 15
+
+
+def test_a_mapped_file_goes_with_the_last_that_reads_it(monkeypatch):
+    mapped = []
+
+    class Mapped(mmap.mmap):
+        def __init__(self, *_):
+            mapped.append(weakref.ref(self))
+
+    monkeypatch.setattr(state, "mmap", SimpleNamespace(mmap=Mapped))
+    tensor = storage(budget=0).rows(torch.ones(5), 3)
+    row = tensor[2].unsqueeze(0)
+    del tensor
+    gc.collect()
+    assert mapped[0]() is not None and row.sum() == 5
+    del row
+    gc.collect()
+    assert mapped[0]() is None
+
+
+@pytest.mark.parametrize("at", ["once", "the second block"])
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch, at):
+    class Full(io.FileIO):
+        def write(self, block):
+            return super().write(block) if not self.tell() else refuse(errno.ENOSPC)()
+
+    monkeypatch.setattr(state, "BLOCK", 64)
+    monkeypatch.setattr(state.tempfile, "TemporaryFile", lambda prefix: Full(tmp_path / "file", "w+"))
+    if at == "once":
+        monkeypatch.setattr(os, "posix_fallocate", refuse(errno.ENOSPC), raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with pytest.raises(fl.FedlabError, match=r"has no room for 0\.0 GB of state \(No space left on device\)"):
+        storage(budget=0).empty((50,), torch.int64)
+
+
+@pytest.mark.parametrize("large", [1e9, 0])
+def test_tensors_that_were_read_do_not_hang_on_their_file(tmp_path, monkeypatch, large):
+    """Windows would not let go of it."""
+    monkeypatch.setattr(state, "LARGE", large)
+    path = tmp_path / "a.safetensors"
+    written = {"a": torch.randn(3, 5), "round": torch.tensor(7), "none": torch.zeros(0, 4), "b": torch.arange(9).int()}
+    save_file(written, path)
+    read = read_tensors(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    path.unlink()
+    assert read.keys() == written.keys()
+    for name, value in written.items():
+        assert torch.equal(read[name], value) and read[name].dtype == value.dtype
 
 
 @pytest.mark.parametrize("backbone", names("backbone"))
