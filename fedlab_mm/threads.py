@@ -33,6 +33,7 @@ PAID_BACK = 50  # seconds of regular work for each second that a try lost
 BETTER = 0.97  # of the usual time: what a try must stay below to be kept
 SLOW = 1.8  # times the usual: where a round falls back to one thread
 GRACE = 0.001  # seconds; no round falls back over less
+LOOK = 0.1  # seconds for which other processes are watched, before work that is done once
 SHORTEST = 0.08  # of the whole: a lap that a try can begin with
 
 
@@ -282,11 +283,31 @@ def most() -> int:
 def single() -> Iterator[None]:
     """One thread for whatever runs meanwhile, in numpy, SciPy and scikit-learn too. For small work, and for sums whose
     last bit depends on how they are shared out."""
+    with _all_with(1):
+        yield
+
+
+@contextmanager
+def spare() -> Iterator[None]:
+    """As many threads as cores are idle now, in numpy, SciPy and scikit-learn too. For work of seconds that is done
+    once, so that there is nothing to learn from."""
+    n = fixed()
+    if n is None:
+        import psutil
+
+        idle = 1 - psutil.cpu_percent(interval=LOOK) / 100
+        n = max(1, min(most(), round(idle * (os.cpu_count() or 1))))
+    with _all_with(n):
+        yield
+
+
+@contextmanager
+def _all_with(n: int) -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    with threadpool_limits(limits=1):
-        torch.set_num_threads(1)
+    with threadpool_limits(limits=n):
+        torch.set_num_threads(n)
         try:
             yield
         finally:

@@ -9,6 +9,8 @@ from fedlab_mm.attacks import report, side_of_own_items
 from fedlab_mm.registry import names
 from tests.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -117,6 +117,7 @@ def test_a_constant_shows_the_trend_that_a_numbering_gives_away(ku):
     assert index == [0.65, 0.59, 0.57, 0.30] and expected == [0.09, 0.09, 0.09, 0.10]
 
 
+@pytest.mark.slow
 def test_power_is_what_a_simulation_finds():
     """At the difference said to be detectable, four tests in five find it."""
     row = (

@@ -116,6 +116,7 @@ def test_divergence_saves_the_last_good_run(capsys, tmp_path):
     assert code == 2 and "the run up to round" in out and (tmp_path / "kept" / "recipe.json").exists()
 
 
+@pytest.mark.slow
 def test_execute_keeps_the_notebook_and_its_pictures(capsys, tmp_path):
     notebook = nbformat.v4.new_notebook()
     picture = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"

@@ -19,6 +19,7 @@ def test_by_hand():
     assert users["ndcg@2"].tolist() == pytest.approx([1 / np.log2(3), 0])
 
 
+@pytest.mark.slow
 def test_expected_ties_are_the_mean_over_random_tie_breaks():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, (6, 12)).astype(float)

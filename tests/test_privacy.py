@@ -36,6 +36,7 @@ def recipe():
 # ε
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("z", "q", "rounds"), SETTINGS)
 def test_epsilon_is_dp_accountings_own_answer(z, q, rounds):
     from dp_accounting import dp_event
@@ -49,6 +50,7 @@ def test_epsilon_is_dp_accountings_own_answer(z, q, rounds):
         assert fl.epsilon(z, q, rounds, 1e-5, accountant=name) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("z", "q", "rounds"), SETTINGS)
 def test_epsilon_is_within_two_per_cent_of_opacus(z, q, rounds):
     from opacus.accountants.analysis import rdp
@@ -68,6 +70,7 @@ def test_the_inverse_reaches_epsilon_and_not_much_less(target):
     assert 0.97 * target <= fl.epsilon(z, 0.2, 60, 1e-4) <= target
 
 
+@pytest.mark.slow
 def test_the_tight_account_needs_less_noise():
     loose, tight = (fl.noise_multiplier(5.0, 0.2, 60, 1e-4, accountant=a) for a in ("rdp", "pld"))
     assert 0.85 * loose < tight < loose
@@ -264,6 +267,7 @@ def test_generators_are_normal_uniform_and_unrelated_across_purposes():
     assert abs(np.corrcoef(normals(key, np.arange(9999)), normals(other, np.arange(9999)))[0, 1]) < 0.04
 
 
+@pytest.mark.slow
 def test_an_auditor_with_a_canary_stays_below_epsilon():
     """A client whose upload always has the same direction and full length is in or out of a round; the best threshold
     on what the server publishes along that direction gives a lower bound on ε (Jagielski et al. 2020), with the

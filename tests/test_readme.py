@@ -15,6 +15,7 @@ OWN = README.split("## Add your own")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", OWN, re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: re.findall(r'register\("([\w ]+)"', code)[0])
 def test_a_block_of_your_own_runs(code, tmp_path):
     rng = np.random.default_rng(0)

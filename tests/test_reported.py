@@ -465,6 +465,7 @@ def test_the_centralised_models_are_not_counted_at_one_width():
             )
 
 
+@pytest.mark.slow
 def test_fedvlr_s_parameters_follow_from_its_modules_but_for_a_few():
     """In thousands, cut off. Six cells of FedNCF are rounded instead, six have another width, one is one too small."""
     cells = counted("fedvlr_table3", 1000)

@@ -19,6 +19,7 @@ def with_audio(world):
     return build("tiny", log, items, features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FUSING)
 @pytest.mark.parametrize("without", [(), ("id",), ("image",), ("text", "audio")])
 def test_any_modalities_and_any_left_out(with_audio, recipe, method, without):

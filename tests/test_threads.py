@@ -10,7 +10,7 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm import threads
 from fedlab_mm.registry import lookup, names
-from fedlab_mm.threads import Course, Pace, lap, paced, single
+from fedlab_mm.threads import Course, Pace, lap, paced, single, spare
 
 
 def work(pace: Pace, seconds_of, laps: int = 10) -> tuple[int, float]:
@@ -173,6 +173,17 @@ def test_single_is_for_numpy_and_scikit_learn_too():
         assert {pool["num_threads"] for pool in threadpool_info()} <= {1}
 
 
+def test_work_that_is_done_once_takes_the_cores_that_are_idle(ours):
+    for busy, n in ((0.0, 2), (40.0, 2), (60.0, 1), (100.0, 1)):
+        ours.setattr("psutil.cpu_percent", lambda interval, busy=busy: busy)
+        ours.setattr(threads.os, "cpu_count", lambda: 3)
+        with spare():
+            assert torch.get_num_threads() == n
+    ours.setenv(threads.VARIABLE, "2")
+    with spare():
+        assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize("backbone", names("backbone"))
 def test_rounds_do_not_depend_on_the_number_of_threads(world, recipe, backbone, method, monkeypatch):
@@ -188,6 +199,7 @@ def test_rounds_do_not_depend_on_the_number_of_threads(world, recipe, backbone, 
             torch.testing.assert_close(other[name], value, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_works_where_torch_was_imported_first():
     code = (
         "import torch; torch.set_num_threads(2); n = torch.get_num_threads(); import fedlab_mm as fl; "

@@ -143,6 +143,7 @@ def test_paired_differences_of_a_comparison(world, quick):
         fl.paired(pd.DataFrame(index=table.index), "ease", "popularity", "hr@5")
 
 
+@pytest.mark.slow
 def test_the_paired_test_holds_its_level_and_finds_a_difference():
     rng = np.random.default_rng(0)
     null = [paired_test(rng.normal(size=30))["p"] for _ in range(60)]

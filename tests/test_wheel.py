@@ -64,12 +64,14 @@ def test_the_wheel_has_notebooks_tables_and_types(wheel):
     assert {name.split("/")[0] for name in inside} == {"fedlab_mm", f"fedlab_mm-{__version__}.dist-info"}
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(installed, tmp_path):
     assert run(installed, "fedlab-mm", "--version", cwd=tmp_path).startswith(f"fedlab-mm {__version__} (python ")
     where = run(installed, "python", "-c", "import fedlab_mm; print(fedlab_mm.__file__)", cwd=tmp_path)
     assert str(installed.parent) in where
 
 
+@pytest.mark.slow
 def test_demo_runs_outside_the_repository(installed, tmp_path):
     out = run(installed, "fedlab-mm", "demo", cwd=tmp_path)
     assert "popularity" in out and "hr@50" in out
@@ -77,6 +79,7 @@ def test_demo_runs_outside_the_repository(installed, tmp_path):
     assert (tmp_path / "fedlab-mm-demo" / "router_groups.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_notebooks_are_copied_out(installed, tmp_path):
     for _ in range(2):  # again over unchanged ones
         out = run(installed, "fedlab-mm", "notebooks", "mine", cwd=tmp_path)
@@ -91,6 +94,7 @@ def test_notebooks_are_copied_out(installed, tmp_path):
     assert mine[3].read_text(encoding="utf-8") == "my own work"
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_from_the_tables_that_came_along(installed, tmp_path):
     code = "from fedlab_mm import figures; print(figures.drawn('noise-ku'), len(figures.table_of('noise-ku')))"
     assert "Figure(" in run(installed, "python", "-c", code, cwd=tmp_path)
@@ -111,6 +115,7 @@ def test_import_and_help_do_not_wait_for_torch(tmp_path):
     assert not heavy & imported("from fedlab_mm.cli import _parser; _parser([]).format_help()", tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_before_it_is_needed(tmp_path, toy):
     save_dataset(toy, tmp_path / "toy")  # with its features: nothing is left to encode
     code = (
@@ -122,6 +127,7 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path, toy):
     assert not set(SLOW) & imported(code, tmp_path) - needed
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_by_a_package_that_was_never_installed(wheel, tmp_path):
     """From a zip, and with no metadata to ask: hours of training must not end in PackageNotFoundError."""
     with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(tmp_path / "package.zip", "w") as bare:

@@ -8,6 +8,7 @@ from scipy.special import logit
 
 from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import register
+from fedlab_mm.threads import spare
 
 SMOOTH = 5.0  # showings at the global rate that every rate begins with
 RECENT = 10
@@ -58,8 +59,10 @@ class _Fitted(ClickBaseline):
         past = history(log) if self.use_history else pd.DataFrame(index=codes.index)
         train, asked = (table["split"] == "train").to_numpy(), (table["split"] == split).to_numpy()
         model, features = self.model(codes, past)
-        model.fit(features[train], table["click"].to_numpy()[train])
-        return logit(np.clip(model.predict_proba(features[asked])[:, 1], 1e-6, 1 - 1e-6))
+        with spare():
+            model.fit(features[train], table["click"].to_numpy()[train])
+            clicked = model.predict_proba(features[asked])[:, 1]
+        return logit(np.clip(clicked, 1e-6, 1 - 1e-6))
 
     def model(self, codes: pd.DataFrame, past: pd.DataFrame):
         raise NotImplementedError

@@ -166,6 +166,7 @@ def test_generated_and_built_data_are_saved_too(toy, world, tmp_path):
         assert again.fingerprint == data.fingerprint
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6), min_size=3, max_size=6),

@@ -155,6 +155,7 @@ records = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @SOME
 @given(more=st.lists(records, max_size=4))
 @pytest.mark.parametrize("file", ["All_Beauty.jsonl", "meta_All_Beauty.jsonl"])
@@ -220,6 +221,7 @@ rows = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -168,6 +168,7 @@ def movielens(tmp_path_factory):
     return fl.load("ml-latest-small", root=SHARED, encoder="offline", cache=cache, progress=False)
 
 
+@pytest.mark.slow
 def test_latest_small_is_that_of_the_papers(movielens):
     assert (movielens.n_users, movielens.n_items, len(movielens.interactions)) == (610, 3650, 90274)
     assert movielens.n_items - movielens.missing["image"] == 1846
@@ -176,6 +177,7 @@ def test_latest_small_is_that_of_the_papers(movielens):
     assert not len(movielens.problems)
 
 
+@pytest.mark.slow
 def test_simple_baselines_on_latest_small(movielens):
     for baseline, hit_rate in ((Popularity(), 0.111), (EASE(200), 0.277)):
         assert evaluate_split(baseline.scores(movielens), movielens, "test")["hr@50"] == pytest.approx(

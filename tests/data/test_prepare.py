@@ -263,6 +263,7 @@ def test_nobody_is_left_once_items_are_dropped():
 many_pairs = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 9)), min_size=20, max_size=60)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     rows=many_pairs,

@@ -17,6 +17,8 @@ from PIL import Image
 import fedlab_mm as fl
 from fedlab_mm.encoding import EncoderUnavailable, OpenCLIP, encode_images, encode_texts, openclip
 
+pytestmark = pytest.mark.slow
+
 SMALL = "ViT-S-32-alt"
 TEXTS = ["quiet orbit", "a photo of a red fox", "漢字 🙂", "x", "", "word " * 400]
 

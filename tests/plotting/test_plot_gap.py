@@ -8,6 +8,7 @@ import fedlab_mm as fl
 from fedlab_mm import plotting
 
 
+@pytest.mark.slow
 def test_a_projection_keeps_far_groups_apart_and_repeats_itself():
     rng = np.random.default_rng(0)
     signals = {"a": rng.normal(size=(40, 5)), "b": rng.normal(size=(40, 5)) + 30}

@@ -216,6 +216,7 @@ def test_a_state_of_another_recipe_is_refused(recipe, log):
         other.load_state(engine.state())
 
 
+@pytest.mark.slow
 def test_compare_and_pair(recipe, log):
     table = fl.compare([recipe, recipe.but(method="none")], range(2), log, progress=False)
     assert list(table.index) == ["rate", "user rate", "logistic", "trees", "fedsasrec + mrff", "fedsasrec + none"]
