@@ -1,5 +1,6 @@
 """A world small enough to check by hand, and the real data where they are at hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,13 @@ def world() -> fl.Dataset:
 @pytest.fixture(scope="session")
 def toy() -> fl.Dataset:
     return fl.load("toy")
+
+
+@pytest.fixture(scope="session")
+def small_toy(toy) -> fl.Dataset:
+    """The toy set with its first sixty users: all its items and features, a fifth of the time."""
+    few = toy.interactions[toy.interactions["user"] < 60].reset_index(drop=True)
+    return replace(toy, interactions=few, users=toy.users.head(60), truth={})
 
 
 @pytest.fixture(scope="session")

@@ -207,18 +207,28 @@ def table_of(name: str, folder: str | os.PathLike[str] | None = None) -> pd.Data
         return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
-def state(name: str, folder: Path) -> str:
-    """ "fresh", or what is wrong with a figure's files, in a few words."""
+def about(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What a figure was made from: source, caption, recipes, seeds, the data's hash, versions; in a folder, or as it
+    comes with the package."""
+    place = shipped("figures/measured") if folder is None else Path(folder)
+    return json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def state(name: str, folder: str | os.PathLike[str] | None = None) -> str:
+    """ "fresh", or what is wrong with a figure's files, in a few words; if no folder is named, with the table that comes
+    with the package."""
     exhibit: Exhibit = lookup("figure", name)()
-    absent = [kind for kind in ("csv", "json", "png", "pdf") if not (folder / f"{name}.{kind}").is_file()]
+    place = shipped("figures/measured") if folder is None else Path(folder)
+    kinds = ("csv", "json") if folder is None else ("csv", "json", "png", "pdf")
+    absent = [kind for kind in kinds if not (place / f"{name}.{kind}").is_file()]
     if absent:
         return f"missing: {', '.join(absent)}"
-    about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    if about["settings"] != _as_known_then(json.loads(json.dumps(exhibit.settings())), about["settings"]):
+    then = about(name, folder)
+    if then["settings"] != _as_known_then(json.loads(json.dumps(exhibit.settings())), then["settings"]):
         return "stale: its recipes have changed since it was measured"
-    if about["csv"] != hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest():
+    if then["csv"] != hashlib.sha256((place / f"{name}.csv").read_bytes()).hexdigest():
         return "stale: its table was changed by hand"
-    if (about["source"], about["caption"]) != (exhibit.source, exhibit.caption):
+    if (then["source"], then["caption"]) != (exhibit.source, exhibit.caption):
         return "stale: its caption has changed"
     return "fresh"
 
