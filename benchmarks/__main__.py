@@ -1,11 +1,12 @@
 """`python -m benchmarks`: what a round and an evaluation cost, and how much faster stacked is than loop.
 
-Three parts, each cell in a process of its own:
+Four parts, each cell of the first three in a process of its own:
 
     ku       every method around every backbone; both engines take turns, on all clients
     shapes   generated sets of the papers' shapes, and 100,000 clients; both engines take turns on some 200 clients, and
              stacked trains full rounds
     growth   seconds a round of FedVLR on FCF against clients, items and interactions, with fitted exponents
+    busy     what a round costs beside other processes that compute (busy.py)
 
 The machine may be noisy, so absolute times mean little; ratios are of medians of rounds that took turns, of the same
 recipe on the same samples.
@@ -28,6 +29,7 @@ from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 import fedlab_mm as fl
+from benchmarks import busy
 from benchmarks.shapes import PAPERS
 from fedlab_mm.files import put
 from fedlab_mm.registry import names
@@ -42,6 +44,7 @@ SOME = [
     ("pfedrec", "fedvlr"),
 ]
 SOME += [("fedrap", "none"), ("fedrap", "fedvlr")]
+PARTS = ["ku", "shapes", "growth", "busy"]
 MANY = (100_000, 10_000, 700_000)
 GROWTH = {
     "clients": [(n, 10_000, 7 * n) for n in (1_000, 3_000, 10_000, 30_000, 100_000)],
@@ -74,7 +77,7 @@ def cells(options: argparse.Namespace, ku: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--root", help="the folder above ku/ (default: $FEDLAB_MM_DATA or the user's cache folder)")
-    parser.add_argument("--part", nargs="+", default=["ku", "shapes", "growth"], choices=["ku", "shapes", "growth"])
+    parser.add_argument("--part", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--backbone", nargs="+", default=names("backbone"))
     parser.add_argument("--method", nargs="+", default=names("method"))
     parser.add_argument("--every", action="store_true", help="every method and backbone on the shapes too: hours")
@@ -102,7 +105,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     about = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "machine": platform.processor(), **versions()}
     put(out / "bench.json", json.dumps({"about": about, "rows": rows}, indent=2))
-    report(pd.DataFrame(rows), out)
+    if rows:
+        report(pd.DataFrame(rows), out)
+    if "busy" in options.part:
+        cells_beside = [cell for cell in SOME if cell[0] in options.backbone and cell[1] in options.method]
+        table = busy.table_of(ku, cells_beside, options.root)
+        put(out / "busy.md", f"A round beside other processes, milliseconds\n\n{markdown(table)}\n")
 
 
 def report(table: pd.DataFrame, out: Path) -> None:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -94,12 +95,48 @@ def measure(recipe: dict[str, Any], root: str | None, turns: int, seconds: float
     return {name: round(statistics.median(each), 1) for name, each in found.items()}
 
 
+def table_of(
+    dataset: str,
+    cells: Iterable[tuple[str, str]],
+    root: str | None = None,
+    engine: str = "stacked",
+    turns: int = 1,
+    seconds: float = 4.0,
+    csv: str | None = None,
+) -> pd.DataFrame:
+    """A row for each (backbone, method), printed as it is measured.
+
+    Args:
+        seconds: that each median is taken over; csv: a file for the rows, whose own are not measured again.
+    """
+    rows: list[dict[str, Any]] = []
+    if csv and os.path.exists(csv):
+        rows = pd.read_csv(csv).to_dict("records")
+    known = {(row["backbone"], row["method"]) for row in rows}
+    print(f"{dataset}, {engine}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for backbone, method in cells:
+        if (backbone, method) in known:
+            continue
+        # With rates this small a round costs the same, and many of them do not diverge.
+        recipe = {"dataset": dataset, "backbone": backbone, "method": method, "engine": engine}
+        recipe |= {"lr": 1e-6, "shared_lr": 1e-6}
+        if isinstance(fl.load(dataset, root=root), fl.ClickLog):
+            recipe |= {"history": "clicks", "local_epochs": 1}
+        times = measure(recipe, root, turns, seconds)
+        ratios = {f"× {name}": round(t / times["alone"], 1) for name, t in times.items() if name != "alone"}
+        rows.append({"backbone": backbone, "method": method, **times, **ratios})
+        print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+        if csv:
+            pd.DataFrame(rows).to_csv(csv, index=False)
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks.busy", description=__doc__)
     parser.add_argument("--root", help="the folder above ku/")
     parser.add_argument("--dataset", default="ku")
-    parser.add_argument("--backbone", nargs="+", default=None)
-    parser.add_argument("--method", nargs="+", default=None)
+    parser.add_argument("--backbone", nargs="+")
+    parser.add_argument("--method", nargs="+")
     parser.add_argument("--engine", default="stacked")
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4.0, help="that each median is taken over")
@@ -108,31 +145,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.beside:
         return run_on(json.loads(options.beside), options.root, MOST)
-    data = fl.load(options.dataset, root=options.root)
-    kind = "click " if isinstance(data, fl.ClickLog) else ""
-    rows: list[dict[str, Any]] = []
-    if options.csv and os.path.exists(options.csv):
-        rows = pd.read_csv(options.csv).to_dict("records")
-    known = {(row["backbone"], row["method"]) for row in rows}
-    print(f"{options.dataset}, {options.engine}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for method in options.method or names(f"{kind}method"):
-        for backbone in options.backbone or names(f"{kind}backbone"):
-            if (backbone, method) in known:
-                continue
-            recipe = {"dataset": options.dataset, "backbone": backbone, "method": method, "engine": options.engine}
-            recipe |= {"lr": 1e-6, "shared_lr": 1e-6}  # a round costs the same, and many of them diverge no more
-            if kind:
-                recipe |= {"history": "clicks", "local_epochs": 1}
-            try:
-                times = measure(recipe, options.root, options.turns, options.seconds)
-            except fl.FedlabError as error:
-                print(f"{backbone} + {method}: {error}")
-                continue
-            ratios = {f"× {name}": round(t / times["alone"], 1) for name, t in times.items() if name != "alone"}
-            rows.append({"backbone": backbone, "method": method, **times, **ratios})
-            print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
-            if options.csv:
-                pd.DataFrame(rows).to_csv(options.csv, index=False)
+    kind = "click " if isinstance(fl.load(options.dataset, root=options.root), fl.ClickLog) else ""
+    methods, backbones = options.method or names(f"{kind}method"), options.backbone or names(f"{kind}backbone")
+    cells = [(backbone, method) for method in methods for backbone in backbones]
+    table_of(options.dataset, cells, options.root, options.engine, options.turns, options.seconds, options.csv)
 
 
 if __name__ == "__main__":

@@ -215,8 +215,8 @@ def about(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, 
 
 
 def state(name: str, folder: str | os.PathLike[str] | None = None) -> str:
-    """ "fresh", or what is wrong with a figure's files, in a few words; if no folder is named, with the table that comes
-    with the package."""
+    """ "fresh", or what is wrong with a figure's files, in a few words; if no folder is named, with the table that
+    comes with the package."""
     exhibit: Exhibit = lookup("figure", name)()
     place = shipped("figures/measured") if folder is None else Path(folder)
     kinds = ("csv", "json") if folder is None else ("csv", "json", "png", "pdf")
