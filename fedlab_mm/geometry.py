@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.threads import single
 
 
 def modality_gap(signals: Mapping[str, np.ndarray], permutations: int = 999, seed: int = 0) -> pd.DataFrame:
@@ -48,8 +49,10 @@ def modality_gap(signals: Mapping[str, np.ndarray], permutations: int = 999, see
     if permutations < 1:
         raise FedlabError(f"permutations={permutations}: must be at least 1")
     rows = {}
-    for a, b in itertools.combinations(signals, 2):
-        rows[f"{a} – {b}"] = _between(np.asarray(signals[a], float), np.asarray(signals[b], float), permutations, seed)
+    with single():  # the products are small
+        for a, b in itertools.combinations(signals, 2):
+            pair = np.asarray(signals[a], float), np.asarray(signals[b], float)
+            rows[f"{a} – {b}"] = _between(*pair, permutations, seed)
     return pd.DataFrame(rows).T
 
 
