@@ -5,4 +5,5 @@ Set before torch is loaded, and passed on to the kernels of notebooks.
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, "1")

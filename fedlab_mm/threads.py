@@ -9,7 +9,7 @@ comes after fifty times as much regular work as it lost.
 
 With another number of threads the last bit of a product may come out otherwise. Who wants the same bits twice sets the
 number: FEDLAB_MM_THREADS=1. What a user sets wins: that variable, OMP_NUM_THREADS or MKL_NUM_THREADS, or
-torch.set_num_threads. Outside of paced work torch keeps what it had.
+torch.set_num_threads with a number that is not torch's own. Outside of paced work torch keeps what it had.
 """
 
 import os

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedlab_mm.errors import FedlabError, MissingExtra
+from fedlab_mm.threads import single
 from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
 
 
@@ -42,7 +43,8 @@ def project(signals: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     except ModuleNotFoundError:
         raise MissingExtra("a UMAP", "umap-learn", "umap") from None
 
-    flat = UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed, n_jobs=1).fit_transform(x)
+    with single():  # numba sets the threads of whatever else uses OpenMP, torch included
+        flat = UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed, n_jobs=1).fit_transform(x)
     return dict(zip(signals, np.split(flat, len(signals)), strict=True))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fedlab_mm as fl
 from fedlab_mm import plotting
@@ -11,7 +12,7 @@ from fedlab_mm import plotting
 @pytest.mark.slow
 def test_a_projection_keeps_far_groups_apart_and_repeats_itself():
     rng = np.random.default_rng(0)
-    signals = {"a": rng.normal(size=(40, 5)), "b": rng.normal(size=(40, 5)) + 30}
+    signals, threads = {"a": rng.normal(size=(40, 5)), "b": rng.normal(size=(40, 5)) + 30}, torch.get_num_threads()
     flat = plotting.project(signals)
     assert {name: at.shape for name, at in flat.items()} == {"a": (40, 2), "b": (40, 2)}
     between = np.linalg.norm(flat["a"].mean(axis=0) - flat["b"].mean(axis=0))
@@ -19,6 +20,7 @@ def test_a_projection_keeps_far_groups_apart_and_repeats_itself():
     again = plotting.project(signals)
     assert all((flat[name] == again[name]).all() for name in flat)
     assert not np.allclose(plotting.project(signals, seed=1)["a"], flat["a"])
+    assert torch.get_num_threads() == threads, "numba must not set torch's"
 
 
 @pytest.mark.parametrize(
