@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedlab_mm.errors import FedlabError, MissingExtra
-from fedlab_mm.threads import single
 from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
+from fedlab_mm.threads import single
 
 
 def project(signals: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
