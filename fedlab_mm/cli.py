@@ -329,6 +329,7 @@ def _run_notebook(source: Traversable, out: Path, where: Path) -> int:
         notebook = nbformat.reads(source.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:
         raise FedlabError(f"{source}: not a notebook ({error})") from None
+    out.mkdir(parents=True, exist_ok=True)  # before the work is done, not after
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     warnings.filterwarnings("ignore", message=".*Proactor event loop")  # of pyzmq on Windows, which works all the same
     with tqdm(total=len(code), desc=source.name, unit="cell") as bar:
@@ -345,7 +346,6 @@ def _run_notebook(source: Traversable, out: Path, where: Path) -> int:
             client.execute()
         except CellExecutionError as error:
             raise FedlabError(f"{source}: {error.ename}: {error.evalue}") from None
-    out.mkdir(parents=True, exist_ok=True)
     pictures = []
     for n, cell in enumerate(code):
         for output in cell.outputs:

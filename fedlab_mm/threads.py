@@ -275,8 +275,8 @@ def cores() -> int:
 
 
 def most() -> int:
-    """How many threads there is room for."""
-    return max(1, min(torch.get_num_threads(), cores()))
+    """How many threads there is room for; within paced work, as many as there were before it."""
+    return max(1, min(_LEFT[0] if _NOW.units else torch.get_num_threads(), cores()))
 
 
 @contextmanager

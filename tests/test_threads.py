@@ -134,6 +134,7 @@ def test_work_within_work_is_timed_apart(ours):
         with paced("inner"):
             assert len(threads._NOW.units) == 2
         lap()
+    assert threads._PACES["inner",].ladder == [1, 2], "not held to the one thread that the outer work began with"
     outer, inner = (threads._PACES[key,].usual for key in ("outer", "inner"))
     assert outer.sizes == [0, 1, 1] and inner.sizes == [0, 1]
     assert not threads._NOW.units
