@@ -2,8 +2,12 @@
 way to put a file, or a folder, in its place on every system."""
 
 import os
-import tempfile
+import secrets
+import shutil
+import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -35,18 +39,66 @@ def shipped(kind: str) -> Traversable:
     raise FedlabError(f"this copy of fedlab_mm has no {kind}: install its wheel, or clone its repository")
 
 
+@contextmanager
+def whole(place: Path) -> Iterator[Path]:
+    """A path beside `place`, to write a file or make a folder at. It takes its place when the block ends, and is gone
+    when the block fails. A file or folder that stood there stays until then.
+
+    What is written is as readable as any new file of this user (its umask decides), whoever wrote it: some libraries
+    write for their owner only.
+
+    Raises:
+        FedlabError: a folder cannot be renamed, as on Windows while a program has a file of the old one open.
+    """
+    place = Path(os.path.realpath(place))  # a link goes on to point at what it names
+    partial = place.with_name(f".{place.name[:80]}-{secrets.token_hex(4)}")
+    partial.touch(exist_ok=False)
+    usual = stat.S_IMODE(partial.stat().st_mode)
+    partial.unlink()
+    try:
+        yield partial
+        for path in [partial, *partial.rglob("*")]:
+            if path.is_file():
+                path.chmod(usual)
+        if partial.is_dir():
+            _put_folder(partial, place)
+        else:
+            replace(partial, place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def put(path: Path, content: str | bytes) -> None:
     """Write a file whole, or not at all. Text is written as UTF-8 with the line ends that it has, so that its bytes are
     the same on every system."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    content = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a pipe: not to be replaced
+        path.write_bytes(content)
+        return
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def _put_folder(partial: Path, folder: Path) -> None:
+    """Rename a finished folder to its place; one that stood there goes only then, and stays if this fails."""
+    replaced = partial.with_name(partial.name + "-old")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(partial, 0o644)  # mkstemp's files are their owner's only
-        replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        if folder.exists():
+            replace(folder, replaced)
+        try:
+            replace(partial, folder)
+        except OSError:
+            if replaced.exists():
+                replace(replaced, folder)
+            raise
+    except OSError as error:
+        raise FedlabError(
+            f"{folder} cannot be put in its place ({error.strerror}): close what has its files open, or choose another "
+            "folder"
+        ) from None
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def replace(partial: str | Path, place: Path) -> None:

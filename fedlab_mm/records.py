@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,10 +27,11 @@ from typing import Any, Protocol, get_args, get_type_hints
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.files import replace
+from fedlab_mm.files import whole
 from fedlab_mm.registry import lookup, lookup_in
 from fedlab_mm.threads import fixed
 from fedlab_mm.version import versions
@@ -704,50 +704,28 @@ class Run:
         before is replaced; a folder that holds anything else is left alone, with an error.
         """
         folder = free_folder(folder)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            (partial / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8", newline="\n")
-            self.history.to_csv(partial / "history.csv", index=False, lineterminator="\n")
-            about = {
-                "test": dict(self.test),
-                "best_round": self.best_round,
-                "data": {"name": self.data.name, "sha256": self.data.fingerprint},
-                "versions": versions(),
-                "threads": fixed() or "chosen by the clock",
-            }
-            (partial / "run.json").write_text(json.dumps(about, indent=2), encoding="utf-8", newline="\n")
-            save_file({k: v.contiguous() for k, v in self.model.state().items()}, partial / "best.safetensors")
-            save_file({k: v.contiguous() for k, v in self.last_state.items()}, partial / "last.safetensors")
-            put_in_place(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            with whole(folder) as partial:
+                partial.mkdir()
+                self._write(partial)
+        except (OSError, SafetensorError) as error:  # a full disk, in either's words
+            reason = getattr(error, "strerror", None) or error
+            raise FedlabError(f"{folder} cannot be written ({reason}): choose another folder") from None
         return folder
 
-
-def put_in_place(partial: Path, folder: Path) -> None:
-    """Rename a finished folder to its place; one that stood there goes only then, and stays if this fails.
-
-    Raises:
-        FedlabError: it cannot be renamed, as on Windows while a program has a file of the old one open.
-    """
-    partial.chmod(0o755)
-    replaced = partial.with_name(partial.name + "-old")
-    try:
-        if folder.exists():
-            replace(folder, replaced)
-        try:
-            replace(partial, folder)
-        except OSError:
-            if replaced.exists():
-                replace(replaced, folder)
-            raise
-    except OSError as error:
-        raise FedlabError(
-            f"{folder} cannot be put in its place ({error.strerror}): close what has its files open, or choose another "
-            "folder"
-        ) from None
-    shutil.rmtree(replaced, ignore_errors=True)
+    def _write(self, folder: Path) -> None:
+        (folder / "recipe.json").write_text(self.recipe.to_json(), encoding="utf-8", newline="\n")
+        self.history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
+        about = {
+            "test": dict(self.test),
+            "best_round": self.best_round,
+            "data": {"name": self.data.name, "sha256": self.data.fingerprint},
+            "versions": versions(),
+            "threads": fixed() or "chosen by the clock",
+        }
+        (folder / "run.json").write_text(json.dumps(about, indent=2), encoding="utf-8", newline="\n")
+        save_file({k: v.contiguous() for k, v in self.model.state().items()}, folder / "best.safetensors")
+        save_file({k: v.contiguous() for k, v in self.last_state.items()}, folder / "last.safetensors")
 
 
 def free_folder(folder: str | os.PathLike[str]) -> Path:

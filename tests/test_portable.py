@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import fedlab_mm as fl
 from fedlab_mm import files
-from fedlab_mm.records import put_in_place
+from fedlab_mm.encoding.cache import FeatureCache
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("run", "Popen", "check_output")
@@ -113,9 +114,8 @@ def test_on_windows_a_file_that_is_read_is_replaced_a_moment_later(tmp_path, mon
 @pytest.mark.parametrize("refused", [1, 2])
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch, refused):
     """On Windows a folder cannot be renamed while a file in it is open."""
-    for name in ("partial", "run"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(name.encode())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_bytes(b"old")
     calls = []
 
     def renamed(partial, place):
@@ -124,11 +124,43 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
             raise PermissionError(13, "Permission denied", str(place))
         os.rename(partial, place)
 
-    monkeypatch.setattr("fedlab_mm.records.replace", renamed)
-    with pytest.raises(fl.FedlabError, match=r"run cannot be put in its place \(Permission denied\): close what"):
-        put_in_place(tmp_path / "partial", tmp_path / "run")
-    assert (tmp_path / "run" / "file").read_bytes() == b"run"
-    assert sorted(os.listdir(tmp_path)) == ["partial", "run"]
+    monkeypatch.setattr(files, "replace", renamed)
+    refusal = pytest.raises(fl.FedlabError, match=r"run cannot be put in its place \(Permission denied\): close what")
+    with refusal, files.whole(tmp_path / "run") as partial:
+        partial.mkdir()
+        (partial / "file").write_bytes(b"new")
+    assert (tmp_path / "run" / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_what_is_written_is_as_readable_as_any_new_file(small_toy, recipe, tmp_path, umask, mode):
+    """Libraries write for their owner only; another account is then told that there is no such file."""
+    before = os.umask(umask)
+    try:
+        fl.train(recipe.but(rounds=1), small_toy, progress=False).save(tmp_path / "run")
+        fl.save_dataset(small_toy, tmp_path / "data")
+        files.put(tmp_path / "table.csv", "a\n")
+        FeatureCache({"encoder": "x"}, tmp_path / "cache").add("text", {bytes(32): np.zeros(2, dtype=np.float32)})
+    finally:
+        os.umask(before)
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert len(written) > 10
+    assert {p.name: oct(p.stat().st_mode & 0o777) for p in written} == {p.name: oct(mode) for p in written}
+    folders = [p for p in tmp_path.rglob("*") if p.is_dir()]
+    assert {oct(p.stat().st_mode & 0o777) for p in folders} == {oct(0o777 & ~umask)}
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """`--csv /dev/null`, as root, would leave a plain file there."""
+    files.put(Path(os.devnull), "a\n")
+    assert not Path(os.devnull).is_file()
+    if hasattr(os, "symlink") and os.name != "nt":
+        (tmp_path / "real.csv").write_bytes(b"old")
+        (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+        files.put(tmp_path / "link.csv", b"new")
+        assert (tmp_path / "real.csv").read_bytes() == b"new" and (tmp_path / "link.csv").is_symlink()
 
 
 def test_a_loaded_run_can_be_saved_to_its_place_again(world, recipe, tmp_path):

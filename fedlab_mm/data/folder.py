@@ -14,8 +14,6 @@ Without items.csv, the items are those that somebody interacted with.
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,8 @@ from fedlab_mm.data.source import Preparation, Raw, prepare
 from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import Dataset, put_in_place
+from fedlab_mm.files import whole
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 FEATURES = (".npy", ".safetensors")
@@ -165,32 +164,32 @@ def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
         raise FedlabError(f"{folder} is there and holds no prepared dataset: choose another place")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        with whole(folder) as partial:
+            partial.mkdir()
+            _write(data, partial)
     except OSError as error:
         raise FedlabError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
-    try:
-        ids = data.items["id"] if "id" in data.items else data.items["item"]
-        log = data.interactions
-        log = log.assign(user=data.users["id"].to_numpy()[log["user"]], item=ids.to_numpy()[log["item"]])
-        items = pd.DataFrame({"item": ids, "title": data.items["title"]})
-        for name, table in (("interactions", log[["user", "item", "timestamp", "split"]]), ("items", items)):
-            # Lines end as in RFC 4180, for then a name with a lone carriage return is quoted.
-            table.to_csv(partial / f"{name}.csv", index=False, lineterminator="\r\n")
-        for modality, feature in data.features.items():
-            save_file({modality: np.ascontiguousarray(feature.numpy())}, partial / f"{modality}.safetensors")
-        targets = np.stack([data.target_U("valid"), data.target_U("test")])
-        about = {
-            "name": data.name,
-            "sha256": data.fingerprint,
-            "partial": bool((targets < 0).any()),
-            "dropped": dict(data.dropped),
-            "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
-            "about": dict(data.about),
-        }
-        told = json.dumps(about, indent=2, ensure_ascii=False)
-        (partial / "dataset.json").write_text(told, encoding="utf-8", newline="\n")
-        put_in_place(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return folder
+
+
+def _write(data: Dataset, folder: Path) -> None:
+    ids = data.items["id"] if "id" in data.items else data.items["item"]
+    log = data.interactions
+    log = log.assign(user=data.users["id"].to_numpy()[log["user"]], item=ids.to_numpy()[log["item"]])
+    items = pd.DataFrame({"item": ids, "title": data.items["title"]})
+    for name, table in (("interactions", log[["user", "item", "timestamp", "split"]]), ("items", items)):
+        # Lines end as in RFC 4180, for then a name with a lone carriage return is quoted.
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\r\n")
+    for modality, feature in data.features.items():
+        save_file({modality: np.ascontiguousarray(feature.numpy())}, folder / f"{modality}.safetensors")
+    targets = np.stack([data.target_U("valid"), data.target_U("test")])
+    about = {
+        "name": data.name,
+        "sha256": data.fingerprint,
+        "partial": bool((targets < 0).any()),
+        "dropped": dict(data.dropped),
+        "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
+        "about": dict(data.about),
+    }
+    told = json.dumps(about, indent=2, ensure_ascii=False)
+    (folder / "dataset.json").write_text(told, encoding="utf-8", newline="\n")

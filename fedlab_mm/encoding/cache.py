@@ -8,7 +8,6 @@ under a lock, so that two processes may add to it at once and a crash leaves the
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.files import put, replace
+from fedlab_mm.files import put, whole
 
 
 def cache_folder() -> Path:
@@ -85,7 +84,8 @@ class FeatureCache:
                     "vectors": together,
                 }
                 about = {**self.identity, "kind": kind, "count": len(hashes), "width": together.shape[1]}
-                self._save(table, self.folder / f"{kind}.safetensors")
+                with whole(self.folder / f"{kind}.safetensors") as partial:
+                    save_file(table, partial)
                 put(self.folder / f"{kind}.json", json.dumps(about, indent=2))
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -93,14 +93,3 @@ class FeatureCache:
                 f"{self.folder}: features cannot be kept there ({reason}); set FEDLAB_MM_CACHE to a folder that can be "
                 "written"
             ) from None
-
-    def _save(self, table: dict[str, np.ndarray], path: Path) -> None:
-        handle, partial = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}-")
-        os.close(handle)
-        try:
-            save_file(table, partial)
-            os.chmod(partial, 0o644)  # a cache may be shared; mkstemp's files are their owner's only
-            replace(partial, path)  # which a process that is reading it may hold up, on Windows
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise

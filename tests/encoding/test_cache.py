@@ -289,14 +289,14 @@ def test_an_unwritable_folder_is_one_clear_error(tmp_path):
         FeatureCache(IDENTITY, tmp_path).add("image", of(1))
 
 
-@pytest.mark.parametrize("place", ["mkdir", "mkstemp", "lock"])
+@pytest.mark.parametrize("place", ["mkdir", "touch", "lock"])
 def test_whatever_cannot_be_written_is_one_clear_error(kept, monkeypatch, place):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     where, name = {
         "mkdir": (Path, "mkdir"),
-        "mkstemp": (cache.tempfile, "mkstemp"),
+        "touch": (Path, "touch"),
         "lock": (cache.FileLock, "acquire"),
     }[place]
     monkeypatch.setattr(where, name, refused)
