@@ -151,8 +151,8 @@ def train(
         recipe: what to train; data: what on, loaded by the recipe's name if left out.
         progress: show a bar with round, loss and the best on validation; a text stands in it.
         resume: a run (saved and loaded, perhaps) of the same recipe with fewer rounds, to go on from.
-        cache: a folder that keeps finished runs. One of this recipe, on these data, by this version of the package, is
-            read back instead of trained again.
+        cache: a folder that keeps finished runs. One of this recipe, on these data, by this code, is read back instead
+            of trained again.
 
     Returns:
         The run; `run.test` at the round with the highest validation NDCG@k, of clicks AUC (the first of equals).
@@ -170,6 +170,7 @@ def train(
         return run
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
+    code = recipe.code  # now, for a member may be changed while this trains
     _check_cutoff(recipe, data)
     engine = _engine_of(recipe, data, resume)
     goal = engine.goal
@@ -184,7 +185,7 @@ def train(
             engine.load_state(best_state)
         test = _metrics(engine, "test")
         table = pd.concat(history, ignore_index=True) if history else _history_rows([])
-        return Run(recipe, data, table, test, best_round, engine, last_state)
+        return Run(recipe, data, table, test, best_round, engine, last_state, code)
 
     started = 0 if resume is None else int(resume.last_state["round"])
     bar = tqdm(
@@ -212,7 +213,7 @@ def train(
 
 def _key(recipe: Recipe, data: Dataset | ClickLog) -> str:
     """The name of a run in a cache: it changes with all that decides the run."""
-    about = f"{recipe.to_json()} {data.fingerprint} {__version__}"
+    about = f"{recipe.to_json()} {data.fingerprint} {__version__} {recipe.code}"
     return f"{recipe.backbone}-{recipe.method}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
 
 
@@ -236,19 +237,24 @@ def load_run(
     for file in ("recipe.json", "run.json", "history.csv", "best.safetensors", "last.safetensors"):
         if not (folder / file).is_file():
             raise FedlabError(f"{folder} holds no saved run: {file} is missing")
+    about: dict[str, Any] = {}
     try:
-        recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8")).but(device=device)
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         known_as, best_round, test = about["data"]["sha256"], about["best_round"], about["test"]
+        recipe = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8")).but(device=device)
         history = pd.read_csv(folder / "history.csv")
         best_state = read_tensors(folder / "best.safetensors")
         last_state = read_tensors(folder / "last.safetensors")
-    except FedlabError:
-        raise
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise FedlabError(f"{folder} holds a damaged run: {error}") from None
-    except KeyError as error:
-        raise FedlabError(f"{folder} holds a damaged run: run.json lacks {error}") from None
+        _check_history(history, best_round, int(last_state["round"]), folder / "history.csv")
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        if (wrote := _writer(about)) != __version__:
+            raise FedlabError(
+                f"{folder} was written by fedlab_mm {wrote}, and this is {__version__}: {error}"
+            ) from None
+        if isinstance(error, FedlabError):
+            raise
+        what = f"run.json lacks {error}" if isinstance(error, KeyError) else error
+        raise FedlabError(f"{folder} holds a damaged run: {what}") from None
     if data is None:
         try:
             data = load(recipe.dataset, root)
@@ -261,9 +267,34 @@ def load_run(
             f"{folder} was trained on other data than this {data.name}: "
             f"sha256 {known_as[:12]}… there, {data.fingerprint[:12]}… here"
         )
+    code = str(about.get("code", ""))
+    if code != recipe.code:
+        warnings.warn(
+            f"{folder} was trained by other code (fedlab_mm {_writer(about)}): its figures are of then, and what is "
+            "computed from its state now may differ",
+            stacklevel=2,
+        )
     engine: Engine = engine_class(recipe, data)(recipe, data)
     engine.load_state(best_state)
-    return Run(recipe, data, history, test, best_round, engine, last_state)
+    return Run(recipe, data, history, test, best_round, engine, last_state, code)
+
+
+def _writer(about: Mapping[str, Any]) -> str:
+    """The version of the package that wrote a run, as its run.json tells."""
+    told = about.get("versions") if isinstance(about, dict) else None
+    return str(told.get("fedlab_mm", __version__)) if isinstance(told, dict) else __version__
+
+
+def _check_history(history: pd.DataFrame, best_round: int, done: int, path: Path) -> None:
+    """Does it tell of every round that was done, and of the validation of the best?"""
+    if list(history) != ["round", "split", "metric", "value"]:
+        raise FedlabError(f"{path}: its columns are not round, split, metric, value")
+    told = set(history.loc[history["split"] == "train", "round"])
+    judged = set(history.loc[history["split"] == "valid", "round"])
+    if told != set(range(1, done + 1)) or (best_round and best_round not in judged):
+        raise FedlabError(
+            f"{path} is damaged: it does not tell of the {done} rounds that were done, the best {best_round}"
+        )
 
 
 def compare(
@@ -414,8 +445,8 @@ def tune(
     Args:
         grid: field -> values, all combinations of which are tried; or several such grids, tried one after the other.
         folder: keep the search here. `tuning.csv` has a row for every setting ever tried here and is read back, so that
-            an interrupted search goes on where it stopped and a grid may grow; `best/` is the run of the returned
-            recipe with the first seed, saved, with the table.
+            an interrupted search goes on where it stopped and a grid may grow; rows that other code has made are tried
+            anew. `best/` is the run of the returned recipe with the first seed, saved, with the table.
         seeds: train each setting with each of these and judge it by the mean; the recipe's own seed if left out.
         cache: a folder that keeps every run that was trained, as `train` does.
 
@@ -435,11 +466,17 @@ def tune(
     place = None if folder is None else Path(folder)
     known = _search_so_far(place, recipe, tried, data)
     keys = [json.dumps({n: getattr(r, n) for n in s}, sort_keys=True) for s, r in zip(settings, recipes, strict=True)]
+    codes = {key: candidate.code for key, candidate in zip(keys, recipes, strict=True)}
+    others = [key for key in keys if key in known and known[key]["code"] != codes[key]]
+    if others:
+        warnings.warn(f"{place}: {len(others)} settings were tried by other code, and are tried anew", stacklevel=2)
+        known = {key: row for key, row in known.items() if key not in others}
     best = -1.0
     bar = tqdm(recipes, desc=f"tune {recipe.label}", unit="setting", disable=not progress)
     for key, candidate in zip(keys, bar, strict=True):
         if key not in known:
             row, run = _judge(candidate, tried, data, cache)
+            row["code"] = codes[key]
             if place is not None:
                 if run is not None and row["valid"] > best:
                     run.save(place / "best")
@@ -451,11 +488,19 @@ def tune(
         raise AllDivergedError("every setting of the grid diverged: try lower learning rates")
     winner = next(r for key, r in zip(keys, recipes, strict=True) if known[key]["valid"] == best)
     if place is not None:
-        kept = place / "best" / "recipe.json"
-        if not kept.is_file() or Recipe.from_json(kept.read_text(encoding="utf-8")) != winner.but(seed=tried[0]):
+        if not _is_run_of(place / "best", winner.but(seed=tried[0])):
             train(winner.but(seed=tried[0]), data, progress=False).save(place / "best")
         put(place / "best" / "tuning.csv", _search_table(known))
     return winner
+
+
+def _is_run_of(folder: Path, recipe: Recipe) -> bool:
+    """Does a folder hold a run of this recipe, by the code as it is now?"""
+    try:
+        kept = Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8"))
+        return kept == recipe and json.loads((folder / "run.json").read_text(encoding="utf-8"))["code"] == recipe.code
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _settings(grids: Sequence[Mapping[str, Sequence[Any]]]) -> list[dict[str, Any]]:
@@ -497,12 +542,14 @@ def _search_so_far(
 ) -> dict[str, dict[str, Any]]:
     if place is None:
         return {}
-    about = json.dumps({"recipe": json.loads(recipe.to_json()), "seeds": seeds, "data": data.fingerprint}, indent=2)
+    about = {"recipe": json.loads(recipe.to_json()), "seeds": seeds, "data": data.fingerprint}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if (place / "search.json").exists() and (place / "search.json").read_text(encoding="utf-8") != about:
-            raise FedlabError(f"{place} holds the search of another recipe or dataset: choose another folder")
-        put(place / "search.json", about)
+        if (place / "search.json").exists():
+            kept = _read_json(place / "search.json")
+            if other := [what for what in about if kept.get(what) != about[what]]:
+                raise FedlabError(f"{place} holds a search of other {', '.join(other)}: choose another folder")
+        put(place / "search.json", json.dumps(about, indent=2))
     except OSError as error:
         raise FedlabError(f"{place} cannot be written ({error.strerror}): choose another folder") from None
     if not (place / "tuning.csv").exists():
@@ -514,7 +561,17 @@ def _search_so_far(
         raise FedlabError(f"{place / 'tuning.csv'} is damaged ({error}): remove it, or choose another folder") from None
 
 
-_SEARCH = ["valid", "best_round", "rounds", "seconds"]
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise FedlabError(f"{path} is damaged: remove its folder, or choose another")
+    return kept
+
+
+_SEARCH = ["valid", "best_round", "rounds", "seconds", "code"]
 
 
 def _search_table(known: Mapping[str, Mapping[str, Any]]) -> str:

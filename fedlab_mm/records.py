@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import whole
-from fedlab_mm.registry import lookup, lookup_in
+from fedlab_mm.provenance import code_behind, is_foreign
+from fedlab_mm.registry import foreign_members, lookup, lookup_in, names
 from fedlab_mm.threads import fixed
 from fedlab_mm.version import versions
 
@@ -164,15 +165,12 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of interactions, titles and features: runs carry it, so a changed dataset is noticed."""
-        digest = hashlib.sha256()
-        for column in ("user", "item", "timestamp"):
-            digest.update(np.ascontiguousarray(self.interactions[column], dtype="<i8").tobytes())
-        digest.update("".join(self.interactions["split"].str[0]).encode())
-        digest.update("\n".join(self.items["title"]).encode())
-        for modality in sorted(self.features):
-            digest.update(modality.encode() + self.features[modality].numpy().astype("<f4").tobytes())
-        return digest.hexdigest()
+        """SHA-256 of interactions, split, ids, titles and features: runs carry it, so a changed dataset is noticed."""
+        ids = self.items["id"] if "id" in self.items else self.items["item"]
+        parts: dict[str, Any] = {c: self.interactions[c].to_numpy("<i8") for c in ("user", "item", "timestamp")}
+        parts |= {"split": self.interactions["split"], "users": self.users["id"], "items": ids}
+        parts |= {"titles": self.items["title"]}
+        return _digest({**parts, **{f"feature {m}": self.features[m].numpy() for m in sorted(self.features)}})
 
     def describe(self) -> pd.DataFrame:
         """What is in the data, and what was left out, as one column of figures."""
@@ -230,15 +228,14 @@ class ClickLog:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of showings and attributes."""
-        digest = hashlib.sha256()
-        for column in ("user", "item", "timestamp", "click"):
-            digest.update(np.ascontiguousarray(self.interactions[column], dtype="<i8").tobytes())
-        digest.update("".join(self.interactions["split"].str[0]).encode())
+        """SHA-256 of showings, split, ids and attributes."""
+        columns = ("user", "item", "timestamp", "click")
+        parts: dict[str, Any] = {c: self.interactions[c].to_numpy("<i8") for c in columns}
+        parts["split"] = self.interactions["split"]
         for side, table in (("user", self.users), ("item", self.items)):
-            for name in self.attributes[side]:
-                digest.update(name.encode() + np.ascontiguousarray(table[name], dtype="<i8").tobytes())
-        return digest.hexdigest()
+            parts[f"{side} ids"] = table["id"]
+            parts |= {f"{side} {name}": table[name].to_numpy("<i8") for name in self.attributes[side]}
+        return _digest(parts)
 
     def describe(self) -> pd.DataFrame:
         """What is in the data, and what was left out, as one column of figures."""
@@ -258,6 +255,21 @@ class ClickLog:
             **{f"dropped: {what}": count for what, count in self.dropped.items()},
         }
         return pd.DataFrame({self.name: pd.Series(rows, dtype=object)})
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    """SHA-256 of arrays and columns of texts, each with its name and size, so that no two tables read alike."""
+    digest = hashlib.sha256()
+    for name, part in parts.items():
+        if isinstance(part, np.ndarray):
+            content = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<")).tobytes()
+            kind = f"{part.dtype.kind}{part.dtype.itemsize} {part.shape}"
+        else:
+            texts = [str(text).encode("utf-8", "surrogatepass") for text in part]
+            content = b"".join(b"%d:%s" % (len(text), text) for text in texts)
+            kind = f"texts {len(texts)}"
+        digest.update(f"{name} {kind} {len(content)}:".encode("utf-8", "surrogatepass") + content)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -476,6 +488,20 @@ class Recipe:
         return f"{self.backbone} + {self.method}"
 
     @property
+    def code(self) -> str:
+        """SHA-256 of the code that a run of this recipe rests on (see `provenance`)."""
+        named = [m for family in ("backbone", "method", "engine") for m in self._members(family)]
+        named += [lookup(family, name) for family in ("aggregation", "loss") if (name := getattr(self, family))]
+        named += [lookup("operator", o) for o in self.operators if o.partition(":")[0] != "solo"]
+        # A member that is not ours may name others that are not: their loss, their rule.
+        return code_behind(foreign_members() if any(is_foreign(m) for m in named) else ())
+
+    def _members(self, family: str) -> list[Any]:
+        """What the recipe names in a family: two, where ranking and clicks both have the name."""
+        name = getattr(self, family)
+        return [lookup(kind, name) for kind in (family, f"click {family}") if name in names(kind)]
+
+    @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.precision)
 
@@ -563,6 +589,7 @@ class Run:
         test: test metrics at `best_round`, chosen by validation NDCG@k.
         model: the engine, in the state of the best round.
         last_state: all that the next round needs, as named tensors.
+        code: the hash of the code that trained it.
     """
 
     recipe: Recipe
@@ -572,6 +599,7 @@ class Run:
     best_round: int
     model: Model
     last_state: Mapping[str, torch.Tensor]
+    code: str = ""
 
     @property
     def best_valid(self) -> float:
@@ -720,6 +748,7 @@ class Run:
             "test": dict(self.test),
             "best_round": self.best_round,
             "data": {"name": self.data.name, "sha256": self.data.fingerprint},
+            "code": self.code,
             "versions": versions(),
             "threads": fixed() or "chosen by the clock",
         }

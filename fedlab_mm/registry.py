@@ -8,10 +8,12 @@ somebody first asks for a name, or registers one of their own.
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.provenance import is_foreign, what_runs
 
 T = TypeVar("T")
 
@@ -22,21 +24,46 @@ _imported: set[str] = set()
 
 
 def register(family: str, name: str) -> Callable[[T], T]:
-    """Decorator: make a class or function known as `name` in `family`. A name is given once."""
+    """Decorator: make a class or function known as `name` in `family`.
+
+    A name is given once. The same class of the same module, as a cell that is run again defines it, takes the place of
+    its former self, with a warning if its code is another now.
+
+    Raises:
+        FedlabError: there is no such family, or something else has the name.
+    """
 
     def remember(member: T) -> T:
-        if not str(getattr(member, "__module__", "")).startswith("fedlab_mm."):
+        if is_foreign(member):
             _import_own(family)  # first, so that a name taken twice is told of the newcomer
+            if family not in _FAMILIES:
+                raise FedlabError(f"there is no family '{family}': {_choices(family, _FAMILIES)}")
         members = _FAMILIES.setdefault(family, {})
-        if name in members:
+        if name in members and _origin(members[name]) != _origin(member):
             raise FedlabError(
-                f"{family} '{name}' is registered twice: {members[name]} and {member}; give the new one another name, "
-                "or, in a notebook where a changed class is to keep its name, restart the kernel"
+                f"{family} '{name}' is registered twice: {members[name]} and {member}; give the new one another name"
             )
+        if name in members and is_foreign(member) and what_runs(members[name]) != what_runs(member):
+            warnings.warn(f"{family} '{name}' has other code now; what it made before stays as it is", stacklevel=2)
         members[name] = member
         return member
 
     return remember
+
+
+def foreign_members() -> list[Any]:
+    """All registered members that are not the package's own."""
+    return [member for members in _FAMILIES.values() for member in members.values() if is_foreign(member)]
+
+
+def _origin(member: Any) -> tuple[Any, Any]:
+    return getattr(member, "__module__", None), getattr(member, "__qualname__", member)
+
+
+def _choices(name: str, every: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), every, n=1)
+    hint = f"did you mean '{near[0]}'? There are" if near else "there are"
+    return f"{hint}: {', '.join(dict.fromkeys(every))}"
 
 
 def names(family: str) -> list[str]:
@@ -70,9 +97,7 @@ def lookup_in(families: Sequence[str], name: str) -> Any:
         if name in _FAMILIES.get(family, {}):
             return _FAMILIES[family][name]
     every = [n for family in families for n in names(family)]
-    near = difflib.get_close_matches(str(name), every, n=1)
-    hint = f"did you mean '{near[0]}'? There are" if near else "there are"
-    raise FedlabError(f"unknown {families[0]} '{name}': {hint}: {', '.join(dict.fromkeys(every))}")
+    raise FedlabError(f"unknown {families[0]} '{name}': {_choices(name, every)}")
 
 
 def _import_own(family: str) -> None:

@@ -49,7 +49,7 @@ def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s" / "best" / "tuning.csv"), table)
     fl.tune(quick, GRID, world, tmp_path / "s", progress=False)
     assert len(trained) == 7
-    with pytest.raises(fl.FedlabError, match="holds the search of another recipe or dataset"):
+    with pytest.raises(fl.FedlabError, match="holds a search of other recipe: choose"):
         fl.tune(quick.but(rounds=2), GRID, world, tmp_path / "s", progress=False)
 
 
@@ -77,7 +77,7 @@ def test_a_setting_may_be_judged_by_several_seeds(world, quick, tmp_path):
         runs = [fl.train(quick.but(lr=lr, seed=s), world, progress=False) for s in (3, 4)]
         assert valid == pytest.approx(np.mean([run.best_valid for run in runs]))
     assert best == quick.but(lr=[0.1, 0.5][table["valid"].argmax()])
-    with pytest.raises(fl.FedlabError, match="holds the search of another"):
+    with pytest.raises(fl.FedlabError, match="holds a search of other seeds"):
         fl.tune(quick, {"lr": [0.1, 0.5]}, world, tmp_path / "s", progress=False)
 
 

@@ -24,6 +24,7 @@ from fedlab_mm.encoding.images import MAX_PIXELS, UnreadableImage, open_image
 from fedlab_mm.encoding.offline import OfflineEncoder
 from fedlab_mm.encoding.openclip import OpenCLIP
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.provenance import is_foreign, what_runs
 
 SAVE_EVERY = 30.0  # seconds of encoding that a crash may cost; an interruption costs none
 GROUP = 64  # items between two looks at the clock
@@ -204,7 +205,8 @@ def encode_items(
             )
             return encode_items(images, texts, "offline", device, cache, progress)
     chosen = choose(encoder, device)
-    kept = FeatureCache(chosen.identity, cache)
+    mine = {"code": what_runs(type(chosen))} if is_foreign(type(chosen)) else {}  # an encoder may be edited
+    kept = FeatureCache({**chosen.identity, **mine}, cache)
     encoded = {}
     if images is not None:
         encoded["image"] = encode_images(images, chosen, kept, progress)
