@@ -14,6 +14,7 @@ So `scores_UI` is [users, items] and `views_EID` is [operators, items, width].
 
 import dataclasses
 import hashlib
+import html
 import json
 import os
 import tempfile
@@ -53,6 +54,9 @@ class Histories:
 
     indptr: np.ndarray
     items: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<Histories: {len(self):,} users, {len(self.items):,} items>"
 
     @classmethod
     def from_pairs(cls, users: Any, items: Any, n_users: int) -> "Histories":
@@ -124,6 +128,9 @@ class Dataset:
         widths = ", ".join(f"{m} {f.shape[1]}" for m, f in self.features.items()) or "none"
         size = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.interactions):,} interactions"
         return f"<Dataset {self.name}: {size}; features: {widths}>"
+
+    def _repr_html_(self) -> str:
+        return _as_html(self, self.describe())
 
     @property
     def n_users(self) -> int:
@@ -218,6 +225,13 @@ class ClickLog:
     about: Mapping[str, str] = field(default_factory=dict)
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.interactions):,} showings"
+        return f"<ClickLog {self.name}: {size}>"
+
+    def _repr_html_(self) -> str:
+        return _as_html(self, self.describe())
+
     @property
     def n_users(self) -> int:
         return len(self.users)
@@ -270,6 +284,11 @@ def _digest(parts: Mapping[str, Any]) -> str:
             kind = f"texts {len(texts)}"
         digest.update(f"{name} {kind} {len(content)}:".encode("utf-8", "surrogatepass") + content)
     return digest.hexdigest()
+
+
+def _as_html(record: Any, table: pd.DataFrame) -> str:
+    """How a record shows itself in Jupyter: its line, and a table under it."""
+    return f"<p>{html.escape(repr(record))}</p>{table.to_html()}"
 
 
 @dataclass(frozen=True)
@@ -472,6 +491,30 @@ class Recipe:
                     raise FedlabError(f"{name}={value!r}: must be {what}")
                 object.__setattr__(self, name, plain(value))
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from the defaults.
+
+        >>> Recipe(method="none", lr=0.5).changed
+        {'method': 'none', 'lr': 0.5}
+        """
+        return {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default}
+
+    def __repr__(self) -> str:
+        """What it trains, and what differs from the defaults.
+
+        >>> Recipe(lr=0.5)
+        Recipe(dataset='toy', backbone='fcf', method='fedvlr', lr=0.5)
+        """
+        told = {name: getattr(self, name) for name in ("dataset", "backbone", "method")} | self.changed
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
+    def _repr_html_(self) -> str:
+        told = {"recipe": f"{self.label} on {self.dataset}", **{n: str(v) for n, v in self.changed.items()}}
+        for name in ("dataset", "backbone", "method"):
+            told.pop(name, None)
+        return pd.Series(told, name="").to_frame().to_html()
+
     def but(self, **changes: Any) -> "Recipe":
         """This recipe with some fields changed.
 
@@ -536,6 +579,10 @@ class Upload:
     values: Mapping[str, torch.Tensor]
     by_row: frozenset[str]
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.values.items())
+        return f"<Upload of client {self.client}: {len(self.rows):,} rows, {shapes}; {self.nbytes:,} bytes>"
+
     @property
     def nbytes(self) -> int:
         """Bytes on the wire: 4 for a float32 value, 4 for a row's number, 8 for the client and its sample count."""
@@ -578,6 +625,10 @@ class RoundRecord:
     seconds: float
     model: Model
 
+    def __repr__(self) -> str:
+        metrics = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        return f"<Round {self.round}: {len(self.clients):,} clients, loss {self.loss:.4f}{metrics}>"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -600,6 +651,27 @@ class Run:
     model: Model
     last_state: Mapping[str, torch.Tensor]
     code: str = ""
+
+    def __repr__(self) -> str:
+        told = self._told()
+        wide = max(len(what) for what in told)
+        lines = (f"  {what:<{wide}}  {value}" for what, value in told.items())
+        return "\n".join((f"<Run {self.recipe.label} on {self.data.name}, seed {self.recipe.seed}", *lines)) + ">"
+
+    def _repr_html_(self) -> str:
+        name = f"{self.recipe.label} on {self.data.name}, seed {self.recipe.seed}"
+        return pd.Series(self._told(), name=name).to_frame().to_html()
+
+    def _told(self) -> dict[str, str]:
+        """What a reader asks first: what was changed, how far it went, what came out, how big it is."""
+        changed = {n: v for n, v in self.recipe.changed.items() if n not in ("dataset", "backbone", "method", "seed")}
+        n_bytes = sum(value.numel() * value.element_size() for value in self.last_state.values())
+        return {
+            "changed": ", ".join(f"{n}={v!r}" for n, v in changed.items()) or "nothing: the defaults",
+            "rounds": f"{self.rounds_done}, the best {self.best_round} (valid {self.model.goal} {self.best_valid:.4f})",
+            "test": ", ".join(f"{metric} {value:.4f}" for metric, value in self.test.items()),
+            "size": f"{self.data.n_users:,} users, {self.data.n_items:,} items, {n_bytes / 1e6:.1f} MB of state",
+        }
 
     @property
     def best_valid(self) -> float:

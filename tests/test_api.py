@@ -254,3 +254,22 @@ def test_a_function_keeps_its_name_where_a_module_has_the_same():
     assert {"load", "Recipe", "__version__"} <= set(dir(fl))
     with pytest.raises(AttributeError, match="module 'fedlab_mm' has no attribute 'trian'"):
         fl.trian  # noqa: B018
+
+
+def test_records_show_themselves_in_a_few_lines(trained, world, small_toy):
+    """`fl.train(…)` as a cell's last line once printed 869 of them."""
+    text = repr(trained)
+    assert text.count("\n") <= 5 and max(map(len, text.splitlines())) <= 400
+    assert "rounds   6, the best" in text and f"hr@5 {trained.test['hr@5']:.4f}" in text and "lr=0.05" in text
+    record = next(fl.rounds(trained.recipe, world))
+    uploads = []
+    engine = record.model
+    loop = next(fl.rounds(trained.recipe.but(engine="loop"), world)).model
+    loop.observer = lambda upload, sent: uploads.append(upload)
+    loop.step()
+    log = fl.load("toy-clicks")
+    for thing in (record, uploads[0], world, world.train, log, trained.recipe, engine):
+        assert "\n" not in repr(thing) and len(repr(thing)) < 300, thing
+    for thing in (trained, trained.recipe, world, log):
+        assert "<table" in thing._repr_html_()
+    assert eval(repr(trained.recipe), {"Recipe": fl.Recipe}) == trained.recipe
