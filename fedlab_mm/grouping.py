@@ -80,12 +80,13 @@ def _cluster(points_CK: np.ndarray, n_groups: int, clustering: str, seed: int) -
 
     if n_groups <= 1:
         return np.zeros(len(points_CK), dtype=np.int64)
+    drawn = seed % 2**32  # more scikit-learn does not take
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fewer distinct points than groups, and of graphs in several pieces
         if clustering == "kmeans":
-            return KMeans(n_groups, n_init=10, random_state=seed).fit_predict(points_CK).astype(np.int64)
+            return KMeans(n_groups, n_init=10, random_state=drawn).fit_predict(points_CK).astype(np.int64)
         distance_CC = pairwise_distances(points_CK)
         width = np.median(distance_CC[distance_CC > 0]) if (distance_CC > 0).any() else 1.0
         kernel_CC = np.exp(-((distance_CC / width) ** 2) / 2)
-        spectral = SpectralClustering(n_groups, affinity="precomputed", random_state=seed, assign_labels="kmeans")
+        spectral = SpectralClustering(n_groups, affinity="precomputed", random_state=drawn, assign_labels="kmeans")
         return spectral.fit_predict(kernel_CC).astype(np.int64)

@@ -18,7 +18,7 @@ import html
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -286,6 +286,37 @@ def _digest(parts: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+# The fields of a recipe that all members of a task read and other tasks do not; what only some read they declare.
+_OF_TASK = {
+    "": frozenset("loss negatives negatives_by clip noise_multiplier rows row_epsilon id_lr_scale dim k ties".split()),
+    "click ": frozenset(("max_length", "attribute_dim")),
+}
+_FAMILIES = ("backbone", "method", "click backbone", "click method")
+
+
+def _declared(family: str, name: str) -> frozenset[str]:
+    """The settings that a member declares beside those of its task. One that is not ours and declares none may read
+    those of all others of its task."""
+    member = lookup(family, name)
+    own = getattr(member, "settings", None)
+    if own is None or (is_foreign(member) and "settings" not in vars(member)):
+        kind = "click " if family.startswith("click ") else ""
+        every = [f"{kind}backbone", f"{kind}method"]
+        own = [s for f in every for n in names(f) for s in getattr(lookup(f, n), "settings", None) or ()]
+    return frozenset(own)
+
+
+def _read_by(backbone: str, method: str, kinds: Sequence[str] = ("", "click ")) -> frozenset[str]:
+    """The fields of a recipe that a backbone with a method reads, by what kind of data they are for."""
+    for_some = frozenset.union(*_OF_TASK.values(), *(_declared(f, n) for f in _FAMILIES for n in names(f)))
+    read = frozenset(f.name for f in dataclasses.fields(Recipe)) - for_some
+    for kind in kinds:
+        parts = [(f"{kind}{family}", name) for family, name in (("backbone", backbone), ("method", method))]
+        if all(name in names(family) for family, name in parts):
+            read = read.union(_OF_TASK[kind], *(_declared(family, name) for family, name in parts))
+    return read
+
+
 def _as_html(record: Any, table: pd.DataFrame) -> str:
     """How a record shows itself in Jupyter: its line, and a table under it."""
     return f"<p>{html.escape(repr(record))}</p>{table.to_html()}"
@@ -469,6 +500,9 @@ class Recipe:
         for name in ("weight_decay", "alpha", "beta", "seed", "noise", "noise_multiplier", "distill", "balance"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FedlabError(f"{name}={getattr(self, name)}: must not be negative")
+        if self.seed >= 2**64:
+            raise FedlabError(f"seed={self.seed}: must be below 2**64, for that is what generators take")
+        self.refuse_foreign()
 
     def _check_types(self) -> None:
         """Whole numbers where they are meant, also from numpy; a name alone stands for a tuple of one."""
@@ -518,13 +552,43 @@ class Recipe:
     def but(self, **changes: Any) -> "Recipe":
         """This recipe with some fields changed.
 
+        Settings that only the former backbone or method reads go back to their defaults.
+
         >>> Recipe().but(method="none", seed=3).label
         'fcf + none'
+        >>> Recipe(view_scale=1.0).but(method="none") == Recipe(method="none")
+        True
         """
         unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
         if unknown:
             raise FedlabError(f"a Recipe has no {', '.join(unknown)}: see help(fedlab_mm.Recipe)")
+        now = [changes.get(family, getattr(self, family)) for family in ("backbone", "method")]
+        if now != [self.backbone, self.method]:
+            left = self.changed.keys() - changes.keys() - _read_by(*now)
+            changes |= {f.name: f.default for f in dataclasses.fields(self) if f.name in left}
         return dataclasses.replace(self, **changes)
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """The names of the fields that this backbone with this method reads."""
+        return _read_by(self.backbone, self.method)
+
+    def refuse_foreign(self, kinds: Sequence[str] = ("", "click ")) -> None:
+        """Complain of a field that was set and means nothing here.
+
+        Args:
+            kinds: of data: "" for items to rank, "click " for showings; both, as long as it is not known which.
+
+        Raises:
+            FedlabError: names the field, and who reads it.
+        """
+        for name in self.changed.keys() - _read_by(self.backbone, self.method, kinds):
+            of = [f"{family} '{n}'" for family in _FAMILIES for n in names(family) if name in _declared(family, n)]
+            task = "methods that rank items" if name in _OF_TASK[""] else "methods that predict clicks"
+            raise FedlabError(
+                f"{name}={getattr(self, name)!r}: '{self.label}' does not read it; it is a setting of "
+                f"{', '.join(of) or task}"
+            )
 
     @property
     def label(self) -> str:

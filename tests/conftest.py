@@ -59,6 +59,14 @@ def private_of(engine) -> dict[str, torch.Tensor]:
     return private
 
 
+def but(recipe: fl.Recipe, **settings) -> fl.Recipe:
+    """The recipe with those of the settings that it reads, and with sizes that suit the tiny world."""
+    names = {n: settings.pop(n) for n in ("backbone", "method") if n in settings}
+    recipe = recipe.but(**names)
+    small = {"groups": 2, "fit_epochs": 5} if recipe.method == "gfmfr" else {}
+    return recipe.but(**{n: v for n, v in {**small, **settings}.items() if n in recipe.settings})
+
+
 @pytest.fixture
 def recipe() -> fl.Recipe:
     """Small enough for the tiny world, and every part of it at work."""
@@ -72,6 +80,4 @@ def recipe() -> fl.Recipe:
         lr=0.1,
         shared_lr=0.1,
         weight_decay=1e-3,
-        groups=2,
-        fit_epochs=5,
     )

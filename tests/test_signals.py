@@ -7,6 +7,7 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.data import build
 from fedlab_mm.registry import lookup, names
+from tests.conftest import but
 
 FUSING = [m for m in names("method") if lookup("method", m).fuses]
 
@@ -24,7 +25,7 @@ def with_audio(world):
 @pytest.mark.parametrize("without", [(), ("id",), ("image",), ("text", "audio")])
 def test_any_modalities_and_any_left_out(with_audio, recipe, method, without):
     operators = ("sum", "mlp", "gate", "attention", "solo")
-    r = recipe.but(method=method, without=without, operators=operators, precision="float64", chunk=4, dataset="tiny")
+    r = but(recipe, method=method, without=without, operators=operators, precision="float64", chunk=4, dataset="tiny")
     engines = [lookup("engine", e)(r.but(engine=e), with_audio) for e in ("loop", "stacked")]
     for engine in engines:
         engine.step()
@@ -75,7 +76,7 @@ def test_modalities_of_unequal_rows(world):
 @pytest.mark.parametrize("method", ["fedvlr", "fedmr", "mlp"])
 def test_views_of_one_size(world, recipe, method):
     """view_scale sets every view's root mean square, in both engines, for new items by the catalogue's factors."""
-    r = recipe.but(method=method, view_scale=0.3, operators=("sum", "gate", "solo"), precision="float64", chunk=4)
+    r = but(recipe, method=method, view_scale=0.3, operators=("sum", "gate", "solo"), precision="float64", chunk=4)
     engines = [lookup("engine", e)(r.but(engine=e), world) for e in ("loop", "stacked")]
     for engine in engines:
         engine.step()

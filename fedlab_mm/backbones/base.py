@@ -24,6 +24,8 @@ class Backbone(nn.Module):
             epochs, not as the server made them afterwards (PFedRec).
         lr: learning rate that suits its loss and depth, where a recipe leaves lr and shared_lr open, under SGD.
         decay: (per round, per step): what learning rates are multiplied by, again and again.
+        settings: the fields of a recipe that it reads and others do not; one of yours that declares none may be given
+            those of any.
     """
 
     private: ClassVar[frozenset[str]] = frozenset()
@@ -35,6 +37,7 @@ class Backbone(nn.Module):
     keeps_items: ClassVar[bool] = False
     lr: ClassVar[float] = 1.0
     decay: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    settings: ClassVar[tuple[str, ...]] = ()
 
     item_width: int  # width of a row of its item table
 

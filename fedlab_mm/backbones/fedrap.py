@@ -29,6 +29,7 @@ class FedRAP(LinearBackbone):
     aggregation = "equal"
     personal_table = True
     decay = (0.97, 0.95)
+    settings = ("alpha", "beta")
 
     def penalty(self, common_NW: Tensor, personal_NW: Tensor, share_N: Tensor, recipe: Recipe, round: int) -> Tensor:
         ramp = math.tanh(round / 10)

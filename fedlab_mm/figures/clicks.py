@@ -35,7 +35,9 @@ ITEMS: Sequence[Mapping[str, Any]] = ({"shared_lr": [0.01], "lr": [0.01], "dropo
 
 def federated(backbone: str, method: str = "none", **changes: Any) -> Recipe:
     """One step of SGD on each client a round, Adam on the server; sequences tell what was clicked."""
-    common = {"dataset": "kuaisar-r", "local_epochs": 1, "server_optimizer": "adam", "history": "clicks"}
+    common = {"dataset": "kuaisar-r", "local_epochs": 1, "server_optimizer": "adam"}
+    if backbone in TRANSFORMERS:
+        common["history"] = "clicks"
     wait = {"rounds": 120, "evaluate_every": 2, "patience": 10}
     return Recipe(backbone=backbone, method=method, **{**common, **wait, **changes})
 

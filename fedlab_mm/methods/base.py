@@ -106,6 +106,8 @@ class Method:
         private: names of the client's own parameters. They stay, but for those it shows.
         shown: names of the private parameters that the server is shown (GFMFR groups by them). They stay private in
             that nobody else gets them, and nothing is averaged into them.
+        settings: the fields of a recipe that it reads and others do not; one of yours that declares none may be given
+            those of any.
 
     Args:
         recipe: sizes, operators, learning rates.
@@ -118,6 +120,7 @@ class Method:
 
     fuses: ClassVar[bool] = True  # can it score an item that nobody has interacted with?
     routes: ClassVar[bool] = False  # do clients choose among views?
+    settings: ClassVar[tuple[str, ...]] = ()
 
     shared: Shared
     client: Client

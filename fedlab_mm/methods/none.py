@@ -1,5 +1,7 @@
 """No fusion: the backbone over one table of item IDs."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
@@ -18,6 +20,7 @@ class NoFusion(Method):
     """
 
     fuses = False
+    settings: ClassVar[tuple[str, ...]] = ("without",)
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

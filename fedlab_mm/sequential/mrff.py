@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ GROUPS = 0x67726F  # of the draws of gate="random"
 class Shared:
     """No personal layers: every client trains a copy of one model."""
 
+    settings: ClassVar[tuple[str, ...]] = ()
     keeps_user = False
 
     def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
@@ -43,6 +45,7 @@ class MRFF(Shared):
     share is averaged within the group, and all else over all."""
 
     keeps_user = True
+    settings = ("groups", "gate", "gate_lr", "balance")
 
     def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
         if recipe.groups is None:

@@ -80,9 +80,7 @@ class ClickEngine:
             raise FedlabError(
                 "click prediction has one mechanism of privacy, noise: leave out clip, noise_multiplier and rows"
             )
-        for name in ("loss", "without", "negatives", "id_lr_scale", "operators"):
-            if getattr(recipe, name) != getattr(Recipe(), name):
-                raise FedlabError(f"click prediction does not read {name}: leave it out")
+        recipe.refuse_foreign(["click "])
         self.device = device_of(recipe.device)
         self.model: ClickModel = click_model(recipe, data).to(self.device)
         self.sequences = Sequences(data, recipe.max_length, recipe.dtype)

@@ -116,6 +116,7 @@ class Engine:
 
     def __init__(self, recipe: Recipe, data: Dataset):
         self.recipe, self.data = recipe, data
+        recipe.refuse_foreign([""])
         self.device = device_of(recipe.device)
         self.method = build_method(recipe, data)
         self.method.shared.to(self.device)

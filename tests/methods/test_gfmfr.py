@@ -12,11 +12,12 @@ from fedlab_mm.data.negatives import sample
 from fedlab_mm.grouping import aligned, split
 from fedlab_mm.methods.gfmfr import NONE, divergence, divergence_slope
 from fedlab_mm.registry import lookup, names
+from tests.conftest import but
 
 
 @pytest.fixture
 def grouped(recipe):
-    return recipe.but(method="gfmfr", precision="float64", weight_decay=0.0)
+    return but(recipe, method="gfmfr", precision="float64", weight_decay=0.0)
 
 
 def engine_of(recipe, world, n_rounds):

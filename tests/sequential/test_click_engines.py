@@ -13,6 +13,7 @@ from fedlab_mm.registry import lookup, names
 from fedlab_mm.sequential.layers import Linear
 from fedlab_mm.sequential.sasrec import FedSASRec
 from fedlab_mm.simulation.clicks import block_of
+from tests.conftest import but
 from tests.sequential.conftest import small_log
 
 TRANSFORMERS = ("fedsasrec", "fedhstu", "fedllama")
@@ -38,7 +39,7 @@ def trained(recipe, log, n_rounds=3):
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(("backbone", "method"), EVERY)
 def test_both_engines_do_the_same(recipe, log, backbone, method, setting):
-    recipe = recipe.but(backbone=backbone, method=method, **SETTINGS[setting])
+    recipe = but(recipe, backbone=backbone, method=method, **SETTINGS[setting])
     (loop, losses), (stacked, same) = (trained(recipe.but(engine=e), log) for e in ("loop", "stacked"))
     assert losses == pytest.approx(same, abs=1e-9)
     for (name, a), b in zip(loop.state().items(), stacked.state().values(), strict=True):
@@ -237,7 +238,7 @@ def test_compare_and_pair(recipe, log):
         ({"backbone": "fedpa"}, "'fedpa' has none: take fedsasrec, fedhstu or fedllama"),
         ({"heads": 3}, "heads=3: must divide the width of a showing, 4"),
         ({"groups": None}, "method 'mrff' needs a number of groups"),
-        ({"clip": 1.0}, "one mechanism of privacy, noise: leave out clip"),
+        ({"clip": 1.0}, "clip=1.0: 'fedsasrec \\+ mrff' does not read it; it is a setting of methods that rank items"),
     ],
 )
 def test_what_cannot_be(recipe, log, changes, message):
@@ -266,7 +267,7 @@ def test_a_click_model_ranks_nothing(recipe, log, world):
     with pytest.raises(fl.FedlabError, match="predicts clicks and ranks nothing"):
         run.recommend(0)
     with pytest.raises(fl.FedlabError, match="holds items to rank, which backbone 'fedsasrec' is not for"):
-        fl.train(fl.Recipe(dataset="tiny", backbone="fedsasrec", method="none", k=5), world, progress=False)
+        fl.train(fl.Recipe(dataset="tiny", backbone="fedsasrec", method="none"), world, progress=False)
 
 
 def test_showings_out_of_order_are_named(recipe, log):
@@ -400,7 +401,10 @@ def test_a_log_without_attributes_of_users(recipe, log):
 
 
 def test_fields_that_mean_nothing_here(recipe, log):
-    with pytest.raises(fl.FedlabError, match="click prediction does not read without: leave it out"):
+    with pytest.raises(
+        fl.FedlabError,
+        match=r"without=\('image',\): 'fedsasrec \+ mrff' does not read it; it is a setting of method 'fedmr'",
+    ):
         fl.train(recipe.but(without=("image",)), log, progress=False)
 
 

@@ -16,7 +16,7 @@ from fedlab_mm.simulation.gram import Gram
 from fedlab_mm.simulation.kernels import Linear, Vmapped
 from fedlab_mm.simulation.stacked import kernels_of
 from fedlab_mm.simulation.state import RankOne
-from tests.conftest import private_of, tiny
+from tests.conftest import but, private_of, tiny
 
 PAIRS = [(b, m) for b in names("backbone") for m in names("method")]
 BOTH = pytest.mark.parametrize(("backbone", "method"), PAIRS)
@@ -41,8 +41,8 @@ def assert_same(a, b, tolerance):
 def test_stacked_is_loop(world, recipe, backbone, method, clients, optimizer):
     """In double precision to 1e-9: no approximation, whatever the chunk."""
     lr = {"sgd": 0.2, "adam": 0.01}[optimizer]
-    r = recipe.but(
-        backbone=backbone, method=method, clients=clients, optimizer=optimizer, lr=lr, shared_lr=None,
+    r = but(
+        recipe, backbone=backbone, method=method, clients=clients, optimizer=optimizer, lr=lr, shared_lr=None,
         precision="float64", chunk=4,
     )  # fmt: skip
     plain, records = run(r.but(engine="loop"), world)
@@ -78,7 +78,8 @@ def test_the_kernels_by_hand_are_the_general_one(world, recipe, backbone, method
 @pytest.mark.slow
 @BOTH
 def test_stacked_is_loop_on_the_toy_set_in_single_precision(small_toy, backbone, method):
-    r = fl.Recipe(backbone=backbone, method=method, lr=0.01, id_dim=32, clients=0.5, fit_epochs=10)
+    settings = {"lr": 0.01, "id_dim": 32, "clients": 0.5, "fit_epochs": 10, "groups": 4}
+    r = but(fl.Recipe(backbone=backbone, method=method), **settings)
     plain, _ = run(r.but(engine="loop"), small_toy, 2)
     fast, _ = run(r, small_toy, 2)
     torch.testing.assert_close(fast.scores(), plain.scores(), rtol=1e-5, atol=1e-5)
@@ -169,7 +170,7 @@ def test_what_leaves_a_client(world, recipe, backbone, method):
 @ENGINES
 @BOTH
 def test_only_the_rounds_clients_move_and_their_state_lives_on(world, recipe, name, backbone, method):
-    engine = lookup("engine", name)(recipe.but(backbone=backbone, method=method, engine=name, clients=0.3), world)
+    engine = lookup("engine", name)(but(recipe, backbone=backbone, method=method, engine=name, clients=0.3), world)
     initial = private_of(engine)
     shared = {k: v.clone() for k, v in engine.method.shared.state_dict().items()}
     assert all((v == v[:1]).all() for v in initial.values())  # all begin alike
@@ -189,7 +190,7 @@ def test_only_the_rounds_clients_move_and_their_state_lives_on(world, recipe, na
 
 @BOTH
 def test_rows_that_no_client_touches_stay(world, recipe, backbone, method):
-    r = recipe.but(backbone=backbone, method=method, clients=0.1, negatives=1, weight_decay=0.0, groups=1)
+    r = but(recipe, backbone=backbone, method=method, clients=0.1, negatives=1, weight_decay=0.0, groups=1)
     engine = lookup("engine", "stacked")(r, world)
     before = engine.state()
     clients = engine.step().clients
@@ -218,7 +219,7 @@ def test_clients_rest_a_round_where_there_are_enough():
 @ENGINES
 @BOTH
 def test_divergence_names_round_and_client_and_leaves_the_state_alone(world, recipe, name, backbone, method):
-    r = recipe.but(backbone=backbone, method=method, engine=name, shared_lr=1e12, lr=1e12, alpha=1.0)
+    r = but(recipe, backbone=backbone, method=method, engine=name, shared_lr=1e12, lr=1e12, alpha=1.0)
     engine = lookup("engine", name)(r, world)
     with pytest.raises(fl.DivergedError, match="training diverged in round") as caught:
         for _ in range(50):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import fedlab_mm as fl
 from fedlab_mm.data.negatives import sample
 from fedlab_mm.registry import lookup, names
-from tests.conftest import private_of
+from tests.conftest import but, private_of
 
 BACKBONES = ["fedavg", "fcf", "fedncf", "pfedrec", "fedrap"]
 METHODS = ["none", "mlp", "vbpr", "fedmr", "fedvlr"]
@@ -100,10 +100,10 @@ def grow(name, r, n_items, method, backbone):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_round_is_a_gradient_step_on_the_federated_objective(world, recipe, name, backbone, method):
     operators = ["mlp"] if method == "mlp" else ["sum", "mlp", "gate", "attention", "solo:image"]
-    r = recipe.but(
-        method=method, backbone=backbone, engine=name, local_epochs=1, weight_decay=0.0, precision="float64", chunk=4,
-        operators=tuple(operators), alpha=0.3, beta=0.2, lr=0.05, shared_lr=0.02, dim=8, seed=1,
-        loss="squares" if backbone == "fcf" else None,
+    r = but(
+        recipe, method=method, backbone=backbone, engine=name, local_epochs=1, weight_decay=0.0,
+        precision="float64", chunk=4, operators=tuple(operators), alpha=0.3, beta=0.2, lr=0.05, shared_lr=0.02, dim=8,
+        seed=1, loss="squares" if backbone == "fcf" else None,
     )  # fmt: skip
     engine = lookup("engine", name)(r, world)
     engine.step()  # away from the initial values, where all clients are alike
