@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from fedlab_mm.attacks import Ledger, Scene, as_seen
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks, paired_auc, paired_test
 from fedlab_mm.files import put
+from fedlab_mm.interrupts import Interrupted, patient
 from fedlab_mm.methods import Method
-from fedlab_mm.records import ClickLog, Dataset, Model, Recipe, RoundRecord, Run
+from fedlab_mm.records import ClickLog, Dataset, Model, Recipe, RoundRecord, Run, free_folder
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.engine import pace, traffic
@@ -152,22 +154,18 @@ def train(
         progress: show a bar with round, loss and the best on validation; a text stands in it.
         resume: a run (saved and loaded, perhaps) of the same recipe with fewer rounds, to go on from.
         cache: a folder that keeps finished runs. One of this recipe, on these data, by this code, is read back instead
-            of trained again.
+            of trained again; one that was interrupted goes on.
 
     Returns:
         The run; `run.test` at the round with the highest validation NDCG@k, of clicks AUC (the first of equals).
 
     Raises:
         DivergedError: training left the finite numbers. Its `run` is the run up to the last good round.
+        Interrupted: Ctrl-C, a KeyboardInterrupt. Its `run` is the run up to the last whole round.
     """
     data = _data_of(recipe, data)
     if cache is not None:
-        kept = Path(cache) / _key(recipe, data)
-        if kept.is_dir():
-            return load_run(kept, data, device=recipe.device)
-        run = train(recipe, data, progress, resume)
-        run.save(kept)
-        return run
+        return _kept(recipe, data, progress, resume, Path(cache))
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
     code = recipe.code  # now, for a member may be changed while this trains
@@ -196,19 +194,42 @@ def train(
         disable=not progress,
     )
     try:
-        for record in _rounds(engine, resume):
-            history.append(_history_rows([record]))
-            if record.metrics and record.metrics[goal] > best_value:
-                best_round, best_value = record.round, record.metrics[goal]
-                best_state = None  # two snapshots are not held at once
-                best_state = engine.state()
-            bar.set_postfix({"loss": f"{record.loss:.4f}", f"valid {goal}": f"{best_value:.4f}"}, refresh=False)
-            bar.update()
+        with patient() as stop_asked:
+            for record in _rounds(engine, resume):
+                history.append(_history_rows([record]))
+                if record.metrics and record.metrics[goal] > best_value:
+                    best_round, best_value = record.round, record.metrics[goal]
+                    best_state = None  # two snapshots are not held at once
+                    best_state = engine.state()
+                bar.set_postfix({"loss": f"{record.loss:.4f}", f"valid {goal}": f"{best_value:.4f}"}, refresh=False)
+                bar.update()
+                if stop_asked():
+                    bar.close()
+                    raise Interrupted(finish())
     except DivergedError as error:
         raise DivergedError(error.round, error.client, finish()) from None
     finally:
         bar.close()
     return finish()
+
+
+def _kept(recipe: Recipe, data: Dataset | ClickLog, progress: bool | str, resume: Run | None, cache: Path) -> Run:
+    """A run from the cache, or trained and put there; what an interruption leaves stands beside it until then."""
+    kept = free_folder(cache / _key(recipe, data))
+    if kept.is_dir():
+        return load_run(kept, data, device=recipe.device)
+    begun = kept.with_name(f"{kept.name}-begun")
+    if resume is None and begun.is_dir():
+        resume = load_run(begun, data, device=recipe.device)
+    try:
+        run = train(recipe, data, progress, resume)
+    except Interrupted as stopped:
+        if stopped.run is not None:
+            stopped.run.save(begun)
+        raise
+    run.save(kept)
+    shutil.rmtree(begun, ignore_errors=True)
+    return run
 
 
 def _key(recipe: Recipe, data: Dataset | ClickLog) -> str:
@@ -323,6 +344,10 @@ def compare(
         is recommended. sd is the sample standard deviation over seeds, and missing where there is one value only.
         `show` prints it as mean ± sd. What each user got is in `table.attrs["users"]`, for `paired`; the recipes'
         validation NDCG@k, mean over seeds, in `table.attrs["valid"]`, to choose among rows by.
+
+    Raises:
+        FedlabError: no recipe or seed, recipes of several datasets, a name that is not there; every run diverged.
+        Interrupted: Ctrl-C, a KeyboardInterrupt. Its `table` has what was finished.
     """
     if isinstance(recipes, Recipe) or isinstance(seeds, int):
         raise FedlabError("compare takes lists: compare([recipe], seeds=[0, 1, 2], …)")
@@ -372,6 +397,9 @@ def compare(
             except DivergedError as error:
                 warnings.warn(f"'{row}', seed {seed}: {error}", stacklevel=2)
                 continue
+            except Interrupted as stopped:
+                finished = {name: results for name, results in rows.items() if results}
+                raise Interrupted(stopped.run, _compared(finished, users, valid) if users else None) from None
             if clicks:
                 with pace(run.model, "evaluation on test"):
                     take_clicks(row, seed, run.predictions())
@@ -382,13 +410,19 @@ def compare(
         valid[row] = float(np.mean(best)) if best else np.nan
     if not users:
         raise AllDivergedError("compare: every run diverged; lower the learning rates (lr, shared_lr)")
+    return _compared(rows, users, valid)
+
+
+def _compared(
+    rows: Mapping[str, list[dict[str, float]]], users: list[pd.DataFrame], valid: Mapping[str, float]
+) -> pd.DataFrame:
     table: dict[tuple[str, str], list[float]] = {}
     for metric in next(results[0] for results in rows.values() if results):
         values = [np.array([result[metric] for result in results]) for results in rows.values()]
         table[metric, "mean"] = [float(v.mean()) if len(v) else np.nan for v in values]
         table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
     result = pd.DataFrame(table, index=list(rows))
-    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": valid}
+    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": dict(valid)}
     return result
 
 

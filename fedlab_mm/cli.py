@@ -8,16 +8,22 @@ import argparse
 import base64
 import dataclasses
 import importlib.util
+import os
+import shlex
+import shutil
+import signal
 import sys
 import types
 import typing
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.files import put, shipped
+from fedlab_mm.files import free_file, put, shipped
+from fedlab_mm.interrupts import Interrupted
 from fedlab_mm.registry import lookup, names
 from fedlab_mm.version import __version__, versions
 
@@ -27,6 +33,7 @@ if typing.TYPE_CHECKING:
     from fedlab_mm.records import Recipe
 
 QUICKSTART = "00_quickstart.ipynb"
+CELL_SECONDS = 1800
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -34,21 +41,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a `FedlabError` becomes one line on standard error and exit code 2."""
     _print_anything()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser(arguments).parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: say(f"note: {message}", to=sys.stderr)
+    before = _as_ctrl_c(signal.SIGTERM)
     try:
+        options = _parser(arguments).parse_args(arguments, argparse.Namespace(arguments=arguments))
         for path in options.use:
             _use(path)
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except FedlabError as error:
-        print(f"fedlab-mm: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
+    except BrokenPipeError:  # whoever read this, `head` or a pager, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 141
     except OSError as error:
-        print(f"fedlab-mm: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}", 2)
     except KeyboardInterrupt:
-        print("fedlab-mm: interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", 130)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _failed(told: str, code: int) -> int:
+    say("fedlab-mm: " + " ".join(told.splitlines()), to=sys.stderr)
+    return code
 
 
 def _print_anything() -> None:
@@ -57,6 +76,47 @@ def _print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def say(text: object = "", to: typing.TextIO | None = None) -> None:
+    r"""Print, without what a terminal takes as a command: titles, names and messages may come from anybody's files.
+
+    >>> say("a title \x1b[2J that clears the screen")
+    a title \x1b[2J that clears the screen
+    """
+    stream = sys.stdout if to is None else to
+    shown = "".join(c if c in "\n\t" or not _commands(c) else f"\\x{ord(c):02x}" for c in str(text))
+    try:
+        print(shown, file=stream)
+    except UnicodeEncodeError:  # a stream that cannot be told to replace
+        print(shown.encode("ascii", "replace").decode(), file=stream)
+
+
+def _commands(character: str) -> bool:
+    """Control characters, and those that turn the direction of writing; half characters, which nothing can show."""
+    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _TURNING
+
+
+_TURNING = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+
+
+def _as_ctrl_c(number: int) -> typing.Any:
+    """Let a polite end from outside keep what Ctrl-C keeps; gives what stood there, None where it cannot be changed."""
+    try:
+        return signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    except ValueError:  # not in the main thread
+        return None
+
+
+def _go_on(options: argparse.Namespace, **changes: str) -> str:
+    """The command that was given, with some options set anew."""
+    kept = list(options.arguments)
+    for name, value in changes.items():
+        option = f"--{name}"
+        while option in kept:
+            del kept[kept.index(option) : kept.index(option) + 2]
+        kept = [a for a in kept if not a.startswith(f"{option}=")] + [option, value]
+    return "fedlab-mm " + shlex.join(kept)
 
 
 def _use(path: Path) -> None:
@@ -89,12 +149,19 @@ def _train(options: argparse.Namespace) -> int:
         run = api.train(recipe, data, resume=resume)
     except DivergedError as error:
         if options.out and error.run is not None:
-            print(f"the run up to round {error.round - 1} is in {error.run.save(options.out)}")
+            say(f"the run up to round {error.round - 1} is in {error.run.save(options.out)}")
         raise
-    print(f"test at round {run.best_round}, the best on validation:")
-    print(pd.Series(dict(run.test)).round(4).to_string())
-    if options.out:
-        print(f"saved in {run.save(options.out)}")
+    except Interrupted as stopped:
+        if options.out and stopped.run is not None:
+            kept = stopped.run.save(options.out)
+            told = f"interrupted after round {stopped.run.rounds_done}; the run so far is in {kept}"
+            return _failed(f"{told}; to go on: {_go_on(options, resume=str(kept))}", 130)
+        return _failed("interrupted, and nothing is kept: with --out the rounds done would be", 130)
+    saved = run.save(options.out) if options.out else None
+    say(f"test at round {run.best_round}, the best on validation:")
+    say(pd.Series(dict(run.test)).round(4).to_string())
+    if saved:
+        say(f"saved in {saved}")
     return 0
 
 
@@ -102,46 +169,71 @@ def _compare(options: argparse.Namespace) -> int:
     import pandas as pd
 
     from fedlab_mm import api
-    from fedlab_mm.records import ClickLog, Recipe
+    from fedlab_mm.records import ClickLog, Recipe, free_folder
 
     for name in ("seeds", "search_seeds"):
         if getattr(options, name) < 1:
             raise FedlabError(f"{name}={getattr(options, name)}: must be at least 1")
     given = _fields_given(options)
     methods, backbones = given.pop("method", ["none", "fedvlr"]), given.pop("backbone", [Recipe.backbone])
-    recipes = [Recipe(backbone=b, method=m, **given) for b in backbones for m in methods]
+    recipes = [Recipe(backbone=b, method=m) for b in backbones for m in methods]
+    for_none = {name: v for name, v in given.items() if not any(name in r.settings for r in recipes)}
+    if for_none:
+        recipes[0].but(**for_none)  # which complains of it
+    recipes = [r.but(**{name: v for name, v in given.items() if name in r.settings}) for r in recipes]
     grids = [_grid(g) for g in options.grid or []]
     for name in {name for grid in grids for name in grid} & {"backbone", "method"}:
         raise FedlabError(f"--grid {name}: every {name} is a row of its own; list them after --{name}")
-    if options.csv:
-        Path(options.csv).parent.mkdir(parents=True, exist_ok=True)
+    csv = free_file(options.csv) if options.csv else None
+    beside = csv.with_name(f".{csv.name}.runs") if csv else None  # until the table is written
+    cache = Path(options.cache) if options.cache else beside
+    if cache:
+        free_folder(cache / "run")  # before the work is done, not after
     data = api.load(recipes[0].dataset, options.root)
     if grids:
         places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
         tried = range(options.search_seeds)
-        recipes = [api.tune(r, grids, data, place, seeds=tried) for r, place in zip(recipes, places, strict=True)]
-    table = api.compare(
-        recipes, range(options.seeds), data, options.baselines, label=lambda r: r.label if grids else None
-    )
+        for n, (r, place) in enumerate(zip(recipes, places, strict=True)):
+            own = [{name: values for name, values in grid.items() if name in r.settings} for grid in grids]
+            if own := [grid for grid in own if grid]:  # what a method does not read is not searched for it
+                recipes[n] = api.tune(r, own, data, place, seeds=tried)
+    try:
+        table = api.compare(
+            recipes,
+            range(options.seeds),
+            data,
+            options.baselines,
+            label=lambda r: r.label if grids else None,
+            cache=cache,
+        )
+    except Interrupted as stopped:
+        if csv is None or stopped.table is None:
+            hint = "the same command goes on" if cache else "with --csv or --cache the runs would be"
+            return _failed(f"interrupted; {hint}", 130)
+        _write_csv(stopped.table, csv)
+        return _failed(f"interrupted; the rows so far are in {csv}; to go on: {_go_on(options)}", 130)
+    if csv is not None:
+        _write_csv(table, csv)
+        if beside is not None and beside == cache:
+            shutil.rmtree(beside, ignore_errors=True)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
     if isinstance(data, ClickLog):
         targets = f"{int((data.interactions['split'] == 'test').sum())} test showings"
     else:
         targets = f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
-    print(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
+    say(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
-        print(api.show(table).to_string())
+        say(api.show(table).to_string())
         if grids:
             rows = [{n: str(getattr(r, n)) for n in _searched(grids)} for r in recipes]
             chosen = pd.DataFrame(rows, [r.label for r in recipes])
             valid = [round(v, 4) for v in chosen.index.map(table.attrs["valid"])]
-            print(f"\nchosen on validation, and the metric there\n\n{chosen.assign(valid=valid).to_string()}")
+            say(f"\nchosen on validation, and the metric there\n\n{chosen.assign(valid=valid).to_string()}")
         differences = _against_none(recipes, table)
         if len(differences):
-            print(f"\nagainst none, user by user\n\n{differences.to_string()}")
-    if options.csv:
-        _write_csv(table, Path(options.csv))
-        print(f"\nwritten to {options.csv}")
+            say(f"\nagainst none, user by user\n\n{differences.to_string()}")
+    if csv is not None:
+        say(f"\nwritten to {options.csv}")
     return 0
 
 
@@ -179,11 +271,15 @@ def _tune(options: argparse.Namespace) -> int:
     grids = [_grid(g) for g in options.grid]
     data = api.load(recipe.dataset, options.root)
     seeds = None if options.search_seeds == 1 else range(options.search_seeds)
-    best = api.tune(recipe, grids, data, options.folder, seeds=seeds)
+    try:
+        best = api.tune(recipe, grids, data, options.folder, seeds=seeds)
+    except KeyboardInterrupt:
+        told = f"interrupted; the settings tried so far are in {options.folder}"
+        return _failed(f"{told}; to go on: {_go_on(options)}", 130)
     table = pd.read_csv(Path(options.folder) / "tuning.csv")
-    print(table.to_string(index=False))
-    print("best: " + ", ".join(f"{n}={getattr(best, n)}" for n in _searched(grids)))
-    print(f"table and best run in {options.folder}")
+    say(table.to_string(index=False))
+    say("best: " + ", ".join(f"{n}={getattr(best, n)}" for n in _searched(grids)))
+    say(f"table and best run in {options.folder}")
     return 0
 
 
@@ -227,30 +323,31 @@ def _describe(options: argparse.Namespace) -> int:
 
     data = _loaded(options)
     with pd.option_context("display.width", 200, "display.max_rows", None):
-        print(data.describe().to_string())
+        say(data.describe().to_string())
         if isinstance(data, Dataset):
             k = min(options.k, data.n_items)
-            print(f"\nwhat the split gives away (test)\n\n{audit(data, k).round(3).to_string()}")
+            say(f"\nwhat the split gives away (test)\n\n{audit(data, k).round(3).to_string()}")
             if len(data.problems):
-                print(f"\npictures that cannot be read\n\n{data.problems.to_string(index=False)}")
-    print()
+                say(f"\npictures that cannot be read\n\n{data.problems.to_string(index=False)}")
+    say()
     for what, text in data.about.items():
         if text:
-            print(f"{what:<15} {text}")
-    print(f"{'sha256':<15} {data.fingerprint}")
+            say(f"{what:<15} {text}")
+    say(f"{'sha256':<15} {data.fingerprint}")
     return 0
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from fedlab_mm.data.folder import save_dataset
+    from fedlab_mm.data.folder import free_place, save_dataset
     from fedlab_mm.records import Dataset
 
+    free_place(options.out)  # before the work is done, not after
     data = _loaded(options)
     if not isinstance(data, Dataset):
         raise FedlabError(f"{options.name} is a click log, which is read as it is: there is nothing to prepare")
-    print(data.describe().to_string())
     folder = save_dataset(data, options.out)
-    print(f"\nwritten to {folder}: give it to --dataset, or to fedlab_mm.load")
+    say(data.describe().to_string())
+    say(f"\nwritten to {folder}: give it to --dataset, or to fedlab_mm.load")
     return 0
 
 
@@ -260,11 +357,11 @@ def _encode(options: argparse.Namespace) -> int:
     data = _loaded(options)
     told = {w: t for w, t in data.about.items() if w == "encoder" or w.endswith(" encoding")}
     if not any(w.endswith(" encoding") for w in told):
-        print(f"{options.name} comes with its features: there is nothing to encode")
+        say(f"{options.name} comes with its features: there is nothing to encode")
         return 0
     for what, text in told.items():
-        print(f"{what:<15} {text}")
-    print(f"{'kept in':<15} {getattr(options, 'cache', None) or cache_folder()}")
+        say(f"{what:<15} {text}")
+    say(f"{'kept in':<15} {getattr(options, 'cache', None) or cache_folder()}")
     return 0
 
 
@@ -277,15 +374,15 @@ def _fetch(options: argparse.Namespace) -> int:
     if not hasattr(source, "find"):
         raise FedlabError(f"dataset '{options.name}' has nothing to fetch")
     folder = source.find(options.root)
-    print(f"{options.name} is in {folder}")
-    print(f"licence         {source.licence}\nplease cite     {source.citation}")
+    say(f"{options.name} is in {folder}")
+    say(f"licence         {source.licence}\nplease cite     {source.citation}")
     if options.pictures:
         if not hasattr(source, "pictures"):
             raise FedlabError(f"dataset '{options.name}' names no addresses of pictures")
         problems = fetch_pictures(source.pictures(folder), folder / "images")
-        print(f"pictures are in {folder / 'images'}; {len(problems)} could not be had")
+        say(f"pictures are in {folder / 'images'}; {len(problems)} could not be had")
         for item, problem in list(problems.items())[:20]:
-            print(f"  {item}: {problem}")
+            say(f"  {item}: {problem}")
     return 0
 
 
@@ -304,9 +401,9 @@ def _notebooks(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in found:
         put(folder / notebook.name, notebook.read_bytes())
-    print(f"{len(found)} notebooks are in {folder}; to open them: jupyter lab {folder}")
+    say(f"{len(found)} notebooks are in {folder}; to open them: jupyter lab {folder}")
     if importlib.util.find_spec("jupyterlab") is None:
-        print('JupyterLab is not installed: pip install "fedlab_mm[all]"')
+        say('JupyterLab is not installed: pip install "fedlab_mm[all]"')
     return 0
 
 
@@ -321,49 +418,75 @@ def _run_notebook(source: Traversable, out: Path, where: Path) -> int:
     """Execute a notebook in a folder, print its tables (cells tagged "table"), and keep the executed copy and its
     pictures."""
     import nbformat
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from tqdm import tqdm
 
     try:
         notebook = nbformat.reads(source.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:
         raise FedlabError(f"{source}: not a notebook ({error})") from None
-    out.mkdir(parents=True, exist_ok=True)  # before the work is done, not after
+    free_file(out / source.name)  # before the work is done, not after
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     warnings.filterwarnings("ignore", message=".*Proactor event loop")  # of pyzmq on Windows, which works all the same
+    begun = 0
+
+    def begins(cell: typing.Any, **_: typing.Any) -> None:
+        nonlocal begun
+        begun += cell.cell_type == "code"
+
+    failed: BaseException | None = None
     with tqdm(total=len(code), desc=source.name, unit="cell") as bar:
         client = NotebookClient(
             notebook,
-            timeout=1800,
+            timeout=CELL_SECONDS,
             kernel_name="python3",
             coalesce_streams=True,
             record_timing=False,
             resources={"metadata": {"path": str(where)}},
+            on_cell_start=begins,
             on_cell_complete=lambda cell, **_: bar.update() if cell.cell_type == "code" else None,
         )
         try:
             client.execute()
-        except CellExecutionError as error:
-            raise FedlabError(f"{source}: {error.ename}: {error.evalue}") from None
+        except NoSuchKernel:
+            raise FedlabError(f"{source}: there is no kernel 'python3': pip install ipykernel") from None
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, KeyboardInterrupt) as error:
+            failed = error
     pictures = []
+    tables = []
     for n, cell in enumerate(code):
-        for output in cell.outputs:
+        for output in cell.get("outputs", []):
             png = output.get("data", {}).get("image/png")
             if png:
                 name = next((t.removeprefix("picture:") for t in _tags(cell) if t.startswith("picture:")), f"cell{n}")
                 pictures.append(out / f"{name}.png")
-                pictures[-1].write_bytes(base64.b64decode(png))
+                put(pictures[-1], base64.b64decode(png))
             elif "table" in _tags(cell) and "data" in output:
-                print(f"\n{output['data']['text/plain']}")
-    for cell in code:
-        without_views(cell.outputs)
+                tables.append(output["data"]["text/plain"])
+        without_views(cell.get("outputs", []))
     notebook.metadata.pop("widgets", None)  # their state, of use to the kernel that has just gone
     put(out / source.name, nbformat.writes(notebook) + "\n")
-    print(f"\nexecuted notebook: {out / source.name}")
+    for table in tables:
+        say(f"\n{table}")
+    if failed is not None:
+        where_to = f"in code cell {begun} of {len(code)}; executed so far: {out / source.name}"
+        if isinstance(failed, KeyboardInterrupt):
+            return _failed(f"{source}: interrupted {where_to}", 130)
+        raise FedlabError(f"{source}: {_why(failed)} {where_to}")
+    say(f"\nexecuted notebook: {out / source.name}")
     for picture in pictures:
-        print(f"picture:           {picture}")
+        say(f"picture:           {picture}")
     return 0
+
+
+def _why(failed: BaseException) -> str:
+    if isinstance(failed, TimeoutError):
+        return f"a cell takes more than {CELL_SECONDS / 60:.0f} minutes,"
+    if hasattr(failed, "ename"):
+        return f"{failed.ename}: {failed.evalue}"  # type: ignore[attr-defined]
+    return "the kernel died"
 
 
 def without_views(outputs: list[typing.Any]) -> None:
@@ -386,20 +509,26 @@ def _figures(options: argparse.Namespace) -> int:
         lookup("figure", name)  # an unknown name is told before the first is made
     if options.check:
         states = {name: figures.state(name, folder) for name in chosen}
-        print(pd.Series(states, name="state").rename_axis("figure").to_string())
+        say(pd.Series(states, name="state").rename_axis("figure").to_string())
         return 0 if set(states.values()) == {"fresh"} else 1
+    free_file(folder / "figure")  # before the work is done, not after
+    if options.cache:
+        free_file(Path(options.cache) / "run")
     for name in chosen:
         if options.draw:
             paths = figures.draw(name, folder)
         else:
             try:
                 paths = figures.make(name, folder, options.root, options.cache)
+            except KeyboardInterrupt:
+                hint = "the same command goes on" if options.cache else "with --cache FOLDER the runs would be kept"
+                return _failed(f"{name}: interrupted; {hint}", 130)
             except FedlabError as error:
                 if options.names:
                     raise
-                print(f"{name}: left out: {error}", file=sys.stderr)
+                say(f"{name}: left out: {error}", to=sys.stderr)
                 continue
-        print(f"{name}: {', '.join(str(path) for path in paths)}")
+        say(f"{name}: {', '.join(str(path) for path in paths)}")
     return 0
 
 
@@ -438,7 +567,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: typing.Any) -> None:
         known = versions()
         known.pop("fedlab_mm")
-        print(f"fedlab-mm {__version__} ({', '.join(f'{p} {v}' for p, v in known.items())})")
+        say(f"fedlab-mm {__version__} ({', '.join(f'{p} {v}' for p, v in known.items())})")
         parser.exit()
 
 
@@ -461,6 +590,7 @@ def _compare_options(compare: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")
+    compare.add_argument("--cache", help="keep the runs here, and take from here those of this recipe, data and code")
     _add_grid(compare, "tune each recipe first, all with the same grid")
     compare.set_defaults(run=_compare)
     _add_recipe(compare, several=("backbone", "method"), leave_out=("seed",))

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,23 @@ def put(path: Path, content: str | bytes) -> None:
         return
     with whole(path) as partial:
         partial.write_bytes(content)
+
+
+def free_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that may be written; its folder is made.
+
+    Raises:
+        FedlabError: it is a folder, or nothing can be written there.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise FedlabError(f"{place} is a folder: name a file")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place.parent).close()
+    except OSError as error:
+        raise FedlabError(f"{place} cannot be written ({error.strerror}): choose another place") from None
+    return place
 
 
 def _put_folder(partial: Path, folder: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "fedlab_mm"
 LAYERS = (
-    "errors provenance registry version files draws threads records encoding data fusion routing grouping losses "
-    "backbones methods sequential centralised privacy attacks aggregation simulation evaluation geometry audit "
-    "reported recipes api plotting figures widgets cli"
+    "errors provenance interrupts registry version files draws threads records encoding data fusion routing grouping "
+    "losses backbones methods sequential centralised privacy attacks aggregation simulation evaluation geometry audit "
+    "reported api plotting figures widgets cli"
 ).split()
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -34,3 +34,8 @@ def test_imports_point_upwards(path):
         for name in imported:
             if name.startswith("fedlab_mm"):
                 assert LAYERS.index(name.split(".")[1]) <= own, f"{path.name} imports {name}, which stands below it"
+
+
+def test_every_layer_is_there():
+    there = {layer(path) for path in FILES}
+    assert [name for name in LAYERS if name not in there] == []

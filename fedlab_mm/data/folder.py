@@ -26,7 +26,7 @@ from fedlab_mm.data.source import Preparation, Raw, prepare
 from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.files import whole
+from fedlab_mm.files import free_file, whole
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
@@ -159,16 +159,29 @@ def save_dataset(data: Dataset, folder: str | os.PathLike[str]) -> Path:
     Raises:
         FedlabError: the folder is there and holds something else, or cannot be written.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "dataset.json").is_file())):
-        raise FedlabError(f"{folder} is there and holds no prepared dataset: choose another place")
+    folder = free_place(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as partial:
             partial.mkdir()
             _write(data, partial)
     except OSError as error:
         raise FedlabError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
+    return folder
+
+
+def free_place(folder: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder that a dataset may be written to; its parents are made.
+
+    Raises:
+        FedlabError: the folder is there and holds something else, or cannot be written.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "dataset.json").is_file())):
+        raise FedlabError(f"{folder} is there and holds no prepared dataset: choose another place")
+    try:
+        free_file(folder.parent / f".{folder.name}")
+    except FedlabError:
+        raise FedlabError(f"{folder} cannot be written: choose another place") from None
     return folder
 
 
