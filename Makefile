@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= auto
 READY := .venv/.ready
 
-.PHONY: demo check test notebooks lab bench figures lint clean test-browser
+.PHONY: demo check test notebooks solutions lab bench figures lint clean test-browser
 
 demo: $(READY)
 	$(BIN)/fedlab-mm demo --out out/demo
@@ -31,6 +31,9 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Run every notebook again and store its outputs, for when a change moves them. Look at each before you commit it.
+solutions: $(READY)  # of the notebooks' exercises: an hour
+	$(BIN)/python -m pytest -n $(JOBS) --solutions tests/test_solutions.py
+
 notebooks: $(READY)
 	for n in notebooks/*.ipynb; do $(BIN)/fedlab-mm execute $$n --out out/notebooks && cp out/notebooks/$$(basename $$n) $$n || exit 1; done
 

@@ -7,3 +7,7 @@ import os
 
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--solutions", action="store_true", help="run the solutions of the notebooks' exercises (an hour)")

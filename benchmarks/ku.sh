@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's table: five backbones under four placements of fusion on KU, each cell tuned on validation with the same
+# The README's longer search: five backbones under four placements of fusion on KU, each cell tuned on validation with the same
 # eight settings, then three seeds. About an hour and a half on two cores; searches in out/ku are kept and gone on with.
 #   usage: benchmarks/ku.sh DATA        (the folder above ku/)
 set -euo pipefail

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+import fedlab_mm as fl
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN = README.split("## Add your own")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", OWN, re.S)
 
@@ -54,3 +57,34 @@ def test_the_annotated_tree_names_every_module_and_notebook():
             assert path.name in tree, path.name
         elif path.is_dir() and (path / "__init__.py").exists():
             assert f"{path.name}/" in tree, path.name
+
+
+NAMES = {"fcf": "FCF", "fedavg": "FedAvg", "fedncf": "FedNCF", "pfedrec": "PFedRec", "fedrap": "FedRAP"}
+NAMES |= {"popularity": "popularity", "itemknn": "item-KNN", "ease": "EASE"}
+
+
+def main_table():
+    """The README's main table, from the table that its main picture is drawn from."""
+    metrics = ["hr@50", "ndcg@50", "hr@50/warm", "ndcg@50/warm"]
+    table = fl.figures.table_of("main-table-ku", ROOT / "figures")
+    rows = ["|  | HR@50 | NDCG@50 | HR@50 warm | NDCG@50 warm |", "|---|---|---|---|---|"]
+    for (backbone, method), cell in table.groupby(["backbone", "method"], sort=False):
+        name = NAMES[backbone] if method in ("none", "centralised") else f"+ {method}"
+        sd = cell[metrics].std()
+        shown = [f"{cell[m].mean():.3f}" + ("" if len(cell) == 1 else f" ± {sd[m]:.3f}") for m in metrics]
+        rows.append(f"| {' | '.join([name, *shown])} |")
+    return "\n".join(rows)
+
+
+def test_the_main_table_is_that_of_the_main_picture():
+    assert "(figures/main-table-ku.png)" in README and main_table() in README
+
+
+def test_sections_that_other_files_name_are_there():
+    headings = set(re.findall(r"^#+ (.+)$", README, re.M))
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8").stdout.split()
+    for name in listed:
+        if name.endswith((".md", ".txt", ".toml", ".yml", ".py")) or name == "Makefile":
+            text = (ROOT / name).read_text(encoding="utf-8")
+            for section in re.findall(r"README(?:\.md)?(?:,| section) '([^']+)'", text):
+                assert section in headings, f"{name} names '{section}'"
