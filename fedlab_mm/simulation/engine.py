@@ -56,7 +56,9 @@ class LocalWork:
         """Which clients' results are finite."""
         sound_C = torch.isfinite(self.loss_C) & (self.loss_C.abs() < LOSS_BOUND)
         for new in self.private.values():
-            size_C = new.bound_C() if isinstance(new, RankOne) else new.flatten(1).sum(dim=1)
+            size_C = (
+                new.bound_C() if isinstance(new, RankOne) else new[:, None].flatten(1).sum(dim=1)
+            )  # of shape () too
             sound_C = sound_C & torch.isfinite(size_C).to(sound_C.device)
         if self.personal is not None:
             c_P, _, rows_PW = self.personal
