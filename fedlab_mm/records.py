@@ -96,7 +96,8 @@ class Dataset:
         name: what it was loaded as.
         interactions: one row per user–item pair: user, item (both from 0), timestamp (s), split.
         items: one row per item: item, title, and whatever else the source knows.
-        features: modality -> float32 [I, d_m], as encoded (not standardised).
+        features: modality -> float32 [I, d_m], as encoded (not standardised); float64 where float32 would lose a
+            column.
         covers: `covers[item]` is uint8 [height, width, 3]; None where the pictures are not at hand.
         truth: what was planted, for generated data; empty for real data.
         dropped: what was left out on the way in, and how many of each.
@@ -171,7 +172,8 @@ class Dataset:
         digest.update("".join(self.interactions["split"].str[0]).encode())
         digest.update("\n".join(self.items["title"]).encode())
         for modality in sorted(self.features):
-            digest.update(modality.encode() + self.features[modality].numpy().astype("<f4").tobytes())
+            kept = self.features[modality].numpy()
+            digest.update(modality.encode() + kept.astype("<f8" if kept.dtype == np.float64 else "<f4").tobytes())
         return digest.hexdigest()
 
     def describe(self) -> pd.DataFrame:

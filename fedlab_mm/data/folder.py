@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from fedlab_mm.data.source import Preparation, Raw, prepare
-from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
+from fedlab_mm.data.tables import flaw, named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Dataset, put_in_place
@@ -104,12 +104,12 @@ class Folder:
         features = {}
         for modality, path in files.items():
             features[modality] = read_feature(path, n_items)
-            lost = ~np.isfinite(features[modality])
-            bad = np.flatnonzero(lost.any(axis=1) & ~np.isnan(features[modality]).all(axis=1))
-            if len(bad):
-                raise FedlabError(f"{path}, row {bad[0]}: holds a NaN or an infinity (a missing row is NaN throughout)")
-            if np.isnan(features[modality]).all():
+            lost = np.isnan(features[modality]).all(axis=1)
+            if lost.all():
                 raise FedlabError(f"{path}: every row is missing")
+            if problem := flaw(features[modality], lost):
+                hint = " (a missing row is NaN throughout)" if problem.endswith("NaN") else ""
+                raise FedlabError(f"{path}, {problem}{hint}")
         return features
 
     @staticmethod

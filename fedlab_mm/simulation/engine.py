@@ -477,7 +477,8 @@ def sends_rows(method: Method, name: str) -> bool:
 
 def build_method(recipe: Recipe, data: Dataset) -> Method:
     """The recipe's method for this data, its initial values drawn from the recipe's seed."""
-    features = {m: f.to(recipe.dtype) for m, f in data.features.items()}
+    double = torch.float64  # what is kept in double is standardised in double, and rounded then
+    features = {m: f if f.dtype == double else f.to(recipe.dtype) for m, f in data.features.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         method = lookup("method", recipe.method)(recipe, data.n_items, features)

@@ -26,7 +26,9 @@ def folder(tmp_path):
     (here / "images").mkdir(parents=True)
     rows = [(f"u{u}", f"i{i}", t) for u in range(8) for t, i in enumerate(rng.permutation(9)[: 4 + u % 3])]
     pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv(here / "interactions.csv", index=False)
-    items = pd.DataFrame({"item": [f"i{i}" for i in range(9)], "title": [f"a red thing, number {i}" for i in range(9)]})
+    items = pd.DataFrame(
+        {"item": [f"i{i}" for i in range(9)], "title": [f"a red thing, number 10{i}" for i in range(9)]}
+    )
     items.to_csv(here / "items.csv", index=False)
     for i in range(7):
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(here / "images" / f"i{i}.png")
@@ -246,8 +248,9 @@ def test_bad_files_are_named(folder, offline, file, content, message):
     ("change", "message"),
     [
         ((slice(None), np.nan), r"audio\.npy: every row is missing"),
-        ((2, np.inf), r"audio\.npy, row 2: holds a NaN or an infinity"),
-        (((3, 1), np.nan), r"audio\.npy, row 3: holds a NaN or an infinity \(a missing row is NaN throughout\)"),
+        ((2, np.inf), r"audio\.npy, row 2, column 0 is infinite$"),
+        (((3, 1), np.nan), r"audio\.npy, row 3, column 1 is NaN \(a missing row is NaN throughout\)"),
+        (((5, 4), -1e300), r"audio\.npy, row 5, column 4 is -1e\+300, too large for float32$"),
     ],
 )
 def test_bad_features_are_named(folder, offline, change, message):
