@@ -25,7 +25,7 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from fedlab_mm.encoding import UnreadableImage, open_image, pictures_in
+from fedlab_mm.encoding import UnreadableImage, nfc, open_image, pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import put, replace
 from fedlab_mm.network import ask
@@ -239,7 +239,7 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
     """
     folder.mkdir(parents=True, exist_ok=True)
     there = pictures_in(folder)
-    todo = {item: url for item, url in urls.items() if item not in there}
+    todo = {item: url for item, url in urls.items() if nfc(item) not in there}
     problems = {}
     if todo:
         ask(f"{len(todo):,} pictures" if len(todo) > 1 else "one picture")
@@ -266,7 +266,10 @@ def _folds_case(folder: Path) -> bool:
         return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
 
 
-_SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "MPO": ".jpg"}
+def _suffix_of(form: str) -> str:
+    usual = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}.get(form, f".{form.lower()}")
+    endings = sorted(ending for ending, of in Image.registered_extensions().items() if of == form)
+    return usual if usual in (*endings, ".jpg") else endings[0]
 
 
 def _picture(url: str, folder: Path, item: str) -> str | None:
@@ -285,7 +288,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
                     return f"{url[:80]}: more than {MAX_PICTURE >> 20} MiB"
         open_image(partial)
         with Image.open(partial) as picture:
-            suffix = _SUFFIX_OF[str(picture.format)]
+            suffix = _suffix_of(str(picture.format))
         os.replace(partial, folder / f"{item}{suffix}")
         return None
     except UnreadableImage as error:

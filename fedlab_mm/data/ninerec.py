@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedlab_mm.data.source import Preparation, Raw, Source
 from fedlab_mm.data.tables import flaw, in_seconds, named, read_feature, read_table, whole_numbers
-from fedlab_mm.encoding import pictures_in
+from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS
 from fedlab_mm.registry import register
@@ -87,7 +87,7 @@ class NineRec(Source):
         if "english" in items:  # CLIP reads English
             english = items["english"].str.strip()
             items = items.assign(title=english.where(english != "", items["title"]))
-        covers = pictures_in(folder / f"{cls.folder_name}_cover")
+        covers = pictures_of(items["item"].tolist(), folder_called(folder, f"{cls.folder_name}_cover"))
         items = items.assign(image=items["item"].map(covers))
         pair = folder / f"{cls.folder_name}_pair.csv"
         log = read_table(pair, names=_columns_of(pair, ("a", "b", "timestamp")))

@@ -243,7 +243,7 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
         FedlabError: not an array of numbers, pickled content, the wrong number of rows, no columns.
     """
     try:
-        packed = path.suffix == ".safetensors"
+        packed = path.suffix.lower() == ".safetensors"
         tensors = load_file(path) if packed else {path.stem: np.load(path, allow_pickle=False)}
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
