@@ -178,6 +178,8 @@ def pictures_of(
     found: dict[str, Path] = {}
     second: list[Path] = []
     for near in _NEAR:
+        if not left:
+            break
         named: dict[str, list[str]] = {}
         for item in every:
             named.setdefault(near(item), []).append(item)
