@@ -11,12 +11,17 @@ The papers' Eq. 2 (FedVLR) and Eq. 4 (FedMR): F_j = g_j(V, C, D; γ_j).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fedlab_mm.data.build import CONSTANT
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import lookup, register
+
+COARSE = 1e-4  # a spread below so much of a column's size is measured in double
+SQUARES = 1e15  # and one above this, for its squares, summed over items, would leave float32
 
 
 class Operator(nn.Module):
@@ -127,6 +132,31 @@ def signals_of(modalities: Sequence[str], without: Sequence[str]) -> list[str]:
     return left
 
 
+_PLAIN = nn.ModuleDict()
+
+
+def part_name(signal: str) -> str:
+    """What a signal's module is called among others, and so how its parameters' names begin: as the signal, but where
+    torch would refuse that. There a dot parts names, and `forward` and `keys` are methods.
+
+    >>> part_name("image"), part_name("clip.b32"), part_name("forward")
+    ('image', 'signal:clip%2Eb32', 'signal:forward')
+    """
+    if "." not in signal and not hasattr(_PLAIN, signal):
+        return signal
+    return "signal:" + signal.replace("%", "%25").replace(".", "%2E")  # no two signals become one
+
+
+def buffer_name(modality: str) -> str:
+    """What a modality's features are called within `Inputs`."""
+    return f"feature {part_name(modality)}"
+
+
+def map_name(signal: str) -> str:
+    """What a signal's linear map is called within a `Bank`."""
+    return f"maps.{part_name(signal)}"
+
+
 class Inputs(nn.Module):
     """The modalities' features as fusion reads them: held as buffers, never trained, never saved.
 
@@ -143,22 +173,62 @@ class Inputs(nn.Module):
         rows = {m: len(f) for m, f in features.items()}
         if len(set(rows.values())) > 1:
             raise FedlabError(f"features have unequal numbers of rows: {rows}; each needs one row per item")
-        self.modalities = tuple(features)
+        self.standards = {m: Standard.of(feature, scale) for m, feature in features.items()}
         for modality, feature in features.items():
-            centre, spread = moments(feature)
-            if scale is None:
-                centre, spread = torch.zeros_like(centre), torch.ones_like(spread)
-            self.register_buffer(f"centre of {modality}", centre, persistent=False)
-            self.register_buffer(f"factor of {modality}", (1.0 if scale is None else scale) / spread, persistent=False)
-            self.register_buffer(modality, self.scaled(modality, feature), persistent=False)
+            self.register_buffer(buffer_name(modality), self.standards[modality](feature), persistent=False)
 
     def scaled(self, modality: str, feature: Tensor) -> Tensor:
         """Features of any items by the catalogue's own moments: a new item does not move the others."""
-        centre = self.get_buffer(f"centre of {modality}")
-        return (feature.to(centre.device) - centre) * self.get_buffer(f"factor of {modality}")
+        return self.standards[modality](feature).to(self.get_buffer(buffer_name(modality)))
 
     def forward(self) -> dict[str, Tensor]:
-        return {m: self.get_buffer(m) for m in self.modalities}
+        return {m: self.get_buffer(buffer_name(m)) for m in self.standards}
+
+
+@dataclass(frozen=True)
+class Standard:
+    """(x − centre) · factor of each column, by the moments of the catalogue.
+
+    Most columns are standardised in the precision that they come in. Where single precision would lose them, because
+    their spread is small beside their size, or their squares leave its range, it is done in double.
+
+    Attributes:
+        centre_d, factor_d: in the features' precision; fine_j: the columns taken in double, centre_j, factor_j theirs.
+            A constant column becomes zero, and what differs from it in a new item is not divided.
+    """
+
+    centre_d: Tensor
+    factor_d: Tensor
+    fine_j: Tensor
+    centre_j: Tensor
+    factor_j: Tensor
+
+    @classmethod
+    def of(cls, feature: Tensor, scale: float | None) -> "Standard":
+        """Of a modality's features [I, d]; `scale` as for `Inputs`."""
+        centre_d, spread_d = moments(feature)
+        none = torch.zeros(0, dtype=torch.long)
+        if scale is None:
+            return cls(torch.zeros_like(centre_d), torch.ones_like(spread_d), none, centre_d[:0], spread_d[:0])
+        if feature.is_meta:  # counting, without any content
+            return cls(centre_d, scale / spread_d, none, centre_d[:0], spread_d[:0])
+        safe_d = (spread_d > COARSE * feature.abs().amax(dim=0)) & (spread_d > 1e-6) & (spread_d < SQUARES)
+        fine_j = (~safe_d).nonzero()[:, 0]
+        exact = feature[:, fine_j].double()
+        size_j = exact.abs().amax(dim=0).clamp(min=torch.finfo(exact.dtype).tiny)
+        centre_j, spread_j = moments(exact / size_j)
+        constant_j = spread_j <= CONSTANT
+        centre_j = torch.where(constant_j, exact[0], centre_j * size_j)
+        factor_j = scale / torch.where(constant_j, 1, spread_j * size_j)
+        return cls(centre_d, scale / torch.where(safe_d, spread_d, 1), fine_j, centre_j, factor_j)
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        feature = feature.to(self.centre_d.device)
+        standard = (feature - self.centre_d) * self.factor_d
+        if len(self.fine_j):
+            fine = (feature[:, self.fine_j].double() - self.centre_j) * self.factor_j
+            standard[:, self.fine_j] = fine.to(standard.dtype)
+        return standard
 
 
 class Bank(nn.Module):
@@ -181,7 +251,8 @@ class Bank(nn.Module):
         super().__init__()
         if "id" in widths:
             self.id_embedding = nn.Parameter(init_scale * torch.randn(n_items, widths["id"]))
-        self.maps = nn.ModuleDict({signal: nn.Linear(width, dim) for signal, width in widths.items()})
+        self.names = tuple(widths)
+        self.maps = nn.ModuleDict({part_name(signal): nn.Linear(width, dim) for signal, width in widths.items()})
         self.views = expand(operators, list(widths))
         self.operators = nn.ModuleList(
             nn.Identity() if name.startswith(SOLO) else lookup("operator", name)(len(widths), dim)
@@ -190,13 +261,15 @@ class Bank(nn.Module):
 
     def signals(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """z_m = W_m x_m + b_m for the ID embedding and each modality, in that order: [M, N, D]."""
-        return torch.stack([linear(inputs[signal]) for signal, linear in self.maps.items()])
+        return torch.stack(
+            [linear(inputs[signal]) for signal, linear in zip(self.names, self.maps.values(), strict=True)]
+        )
 
     def forward(self, inputs: Mapping[str, Tensor], signals_MND: Tensor | None = None) -> Tensor:
         """Views [E, N, D] of the items whose signals these are: signal -> [N, width]; or already mapped."""
         if signals_MND is None:
             signals_MND = self.signals(inputs)
-        position = {signal: m for m, signal in enumerate(self.maps)}
+        position = {signal: m for m, signal in enumerate(self.names)}
         views = []
         for name, operator in zip(self.views, self.operators, strict=True):
             if name.startswith(SOLO):
@@ -214,11 +287,10 @@ class Bank(nn.Module):
 
 
 def moments(feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, [d] each; a constant column's deviation reads 1.
+    """Mean and standard deviation of each column, [d] each.
 
     >>> moments(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    (tensor([2., 5.]), tensor([1., 1.]))
+    (tensor([2., 5.]), tensor([1., 0.]))
     """
     centre = feature.mean(dim=0)
-    spread = (feature - centre).square().mean(dim=0).sqrt()
-    return centre, torch.where(spread > 1e-6, spread, 1)
+    return centre, (feature - centre).square().mean(dim=0).sqrt()

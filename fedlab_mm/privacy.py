@@ -211,7 +211,7 @@ class Guard:
         first = next(iter(changes.values()))
         if self.clip is None:
             return first.new_ones(len(first))
-        squares_C = sum(c.double().flatten(1).square().sum(dim=1) for c in changes.values())
+        squares_C = sum(c.double()[:, None].flatten(1).square().sum(dim=1) for c in changes.values())
         assert isinstance(squares_C, Tensor)
         length_C = squares_C.sqrt().clamp(min=1e-300)
         # A hair inside, so that rounding the product to single precision cannot carry it over the bound.

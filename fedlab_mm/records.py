@@ -101,7 +101,8 @@ class Dataset:
         name: what it was loaded as.
         interactions: one row per user–item pair: user, item (both from 0), timestamp (s), split.
         items: one row per item: item, title, and whatever else the source knows.
-        features: modality -> float32 [I, d_m], as encoded (not standardised).
+        features: modality -> float32 [I, d_m], as encoded (not standardised); float64 where float32 would lose a
+            column.
         covers: `covers[item]` is uint8 [height, width, 3]; None where the pictures are not at hand.
         truth: what was planted, for generated data; empty for real data.
         dropped: what was left out on the way in, and how many of each.

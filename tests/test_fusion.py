@@ -90,6 +90,29 @@ def test_inputs_are_standardised_by_the_catalogues_own_moments_and_never_saved()
         Inputs({"image": feature, "text": torch.zeros(3, 1)}, 1.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1, 1 + 2**-23), (-1e-9, 1e-9), (1e-30, 3e-30), (1e-38, 3e-38), (-1e30, 1e30), (1e7, 1e7 + 1), (3e38, 3.2e38)],
+)
+def test_a_column_of_any_size_and_spread_is_standardised(low, high, dtype):
+    """Two values become −1 and 1; and the column beside them is as it would be alone, to the bit."""
+    ordinary = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    column = torch.tensor([low, high], dtype=dtype).repeat(200)[:, None]
+    inputs = Inputs({"audio": torch.cat([column, ordinary.to(dtype)], dim=1)}, 1.0)
+    torch.testing.assert_close(inputs()["audio"][:4, 0], torch.tensor([-1, 1, -1, 1], dtype=dtype))
+    assert torch.equal(inputs()["audio"][:, 1:], Inputs({"audio": ordinary.to(dtype)}, 1.0)()["audio"])
+    beyond = torch.tensor([[(low + high) / 2, 0.0]], dtype=torch.float64)
+    assert abs(float(inputs.scaled("audio", beyond)[0, 0])) < 1e-6
+
+
+def test_a_constant_column_is_exactly_zero():
+    for value in (0.1, 1e30, 1e-30, 0.0):
+        feature = torch.full((500, 1), value, dtype=torch.float64)
+        for given in (feature, feature.float()):
+            assert not Inputs({"audio": given}, 1.0)()["audio"].any()
+
+
 def test_router_is_the_papers_size_and_reads_the_mean_of_the_users_items():
     torch.manual_seed(0)
     router = Router(3, 64)

@@ -67,7 +67,8 @@ def test_new_items_that_do_not_fit(world, recipe, features):
         ({"image": features["image"]}, "modality 'text' is missing; needed: image, text"),
         ({**features, "image": torch.randn(4, 2)}, r"'image' has shape \(4, 2\), not \[J, 5\]"),
         ({**features, "image": features["image"][:3]}, r"unequal numbers of rows: \{'image': 3, 'text': 4\}"),
-        ({**features, "text": features["text"] / 0}, "'text', row 0 is not finite"),
+        ({**features, "text": features["text"] / 0}, r"'text', row 0, column 0 is infinite"),
+        ({**features, "text": features["text"].double() * 1e300}, r"'text', row 0, column 0 is .*e\+.*, too large for"),
         ({**features, "text": features["text"][:0]}, "'text' holds no item"),
     ):
         with pytest.raises(fl.FedlabError, match=message):

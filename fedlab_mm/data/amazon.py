@@ -9,7 +9,7 @@ from tqdm import tqdm
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
 from fedlab_mm.data.tables import as_name, as_time, in_seconds, read_lines
-from fedlab_mm.encoding import pictures_in
+from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 
@@ -69,7 +69,7 @@ class Amazon(Source):
         log = in_seconds(pd.DataFrame(rows, columns=["user", "item", "timestamp"], index=numbers))
         titles, _ = cls.catalogue(meta)
         wanted = dict.fromkeys(log["item"])
-        images = pictures_in(folder / "images")
+        images = pictures_of(list(wanted), folder_called(folder, "images"), others=list(titles))
         items = pd.DataFrame({"item": list(wanted), "title": [titles.get(i, "") for i in wanted]})
         items = items.assign(image=items["item"].map(images))
         dropped = {"reviews without user, item or time": incomplete}

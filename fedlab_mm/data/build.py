@@ -9,11 +9,14 @@ import pandas as pd
 import torch
 
 from fedlab_mm.data.splits import leave_one_out, without_repeats
+from fedlab_mm.data.tables import flaw
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
 
 FEWEST = 3  # one each to train, validate and test
 OF_THESE = "interactions of these users"
+CONSTANT = 1e-12  # a spread below so much of a column's size is the noise of double precision
+LOST = 1e-3  # of a column's spread: the most that rounding to float32 may change a value by
 
 
 def build(
@@ -40,7 +43,7 @@ def build(
         interactions: columns user, item, timestamp, and split ("train", "valid", "test"); without a split column, each
             user's last two interactions are held out.
         items: column title; row i is item i.
-        features: modality -> [I, d_m].
+        features: modality -> [I, d_m]; kept as float32, or as float64 where that would lose a column.
         source: what to call the interactions in an error: a file's path.
         covers: uint8 [I, height, width, 3], or whatever gives an item's picture by `covers[item]`.
         truth: what was planted; dropped: what was left out before, and how many.
@@ -49,8 +52,8 @@ def build(
         more: further fields of `Dataset`.
 
     Raises:
-        FedlabError: an interaction with an unknown item, a feature with the wrong number of rows or a NaN, nothing
-            left to train on.
+        FedlabError: an interaction with an unknown item, a feature with the wrong number of rows or a NaN, a modality
+            with an impossible name, nothing left to train on.
     """
     missing = sorted({"user", "item", "timestamp"} - set(interactions))
     if missing:
@@ -119,16 +122,57 @@ def build(
     kept = kept[["user", "item", "timestamp", "split"]].sort_values(["user", "timestamp"], kind="stable")
     if "item" not in items:
         items = pd.concat([pd.Series(np.arange(n_items), name="item"), items.reset_index(drop=True)], axis=1)
-    checked = {m: torch.from_numpy(_check_feature(m, f, n_items)) for m, f in features.items()}
+    checked = {check_modality(m): torch.from_numpy(_check_feature(name, m, f, n_items)) for m, f in features.items()}
     more["users"] = pd.DataFrame({"user": np.arange(len(users)), "id": ids})
     return Dataset(name, kept.reset_index(drop=True), items, checked, covers, truth or {}, total, **more)
 
 
-def _check_feature(what: str, feature: np.ndarray, n_items: int) -> np.ndarray:
+def check_modality(name: Any) -> str:
+    """The name, if a modality can have it: it stands in `without=`, in "solo:NAME", and before a file's ending.
+
+    Raises:
+        FedlabError: it cannot.
+
+    >>> check_modality("ViT-B-32.openai")
+    'ViT-B-32.openai'
+    """
+    if not isinstance(name, str) or not name.strip() or name != name.strip():
+        raise FedlabError(f"modality {name!r}: a name is text, neither empty nor with spaces around it")
+    if name == "id":
+        raise FedlabError("modality 'id': 'id' names the item ID's own signal; call the modality otherwise")
+    bad = next((c for c in name if c in ":/\\" or not c.isprintable()), None)
+    if bad or name.startswith("."):
+        what = f"holds {bad!r}" if bad else "begins with a dot"
+        raise FedlabError(f"modality {name!r}: its name {what}; call it otherwise")
+    return name
+
+
+def _check_feature(name: str, modality: str, feature: np.ndarray, n_items: int) -> np.ndarray:
+    """The feature as float32 [I, d], or as float64 where that would lose a column; a warning tells of such columns, and
+    of those that are the same for every item."""
     if feature.ndim != 2 or len(feature) != n_items:
-        raise FedlabError(f"{what}: has shape {list(feature.shape)}, but there are {n_items} items, a row each")
-    feature = np.ascontiguousarray(feature, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(feature).all(axis=1))
-    if len(bad):
-        raise FedlabError(f"{what}, row {bad[0]}: holds a NaN or an infinity; encode that item again or fill it")
-    return feature
+        raise FedlabError(f"{modality}: has shape {list(feature.shape)}, but there are {n_items} items, a row each")
+    if problem := flaw(feature):
+        raise FedlabError(f"{modality}, {problem}; encode that item again or fill it")
+    single = np.ascontiguousarray(feature, dtype=np.float32)
+    constant_d, lost_d = np.zeros((2, feature.shape[1]), dtype=bool)
+    for start in range(0, feature.shape[1], 64):  # so many columns are held in double at a time
+        some = slice(start, start + 64)
+        exact = feature[:, some].astype(np.float64)
+        size = np.abs(exact).max(axis=0).clip(np.finfo(float).tiny)
+        spread = (exact / size).std(axis=0)
+        constant_d[some] = spread <= CONSTANT
+        lost_d[some] = np.abs(exact - single[:, some]).max(axis=0) > LOST * spread * size
+    lost_d &= ~constant_d
+    told = []
+    if constant_d.any() and n_items > 1:
+        told.append(f"{_columns(constant_d)} the same for every item and tell nothing")
+    if lost_d.any():
+        told.append(f"{_columns(lost_d)} finer than float32 can tell apart, so all of them are kept as float64")
+    if told:
+        warnings.warn(f"{name}, modality '{modality}': {'; '.join(told)}", stacklevel=3)
+    return np.ascontiguousarray(feature, dtype=np.float64) if lost_d.any() else single
+
+
+def _columns(which_d: np.ndarray) -> str:
+    return f"{which_d.sum():,} of {len(which_d):,} columns (first: {int(which_d.argmax())}) are"

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import stat
 import tarfile
 import tempfile
@@ -24,9 +25,10 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from fedlab_mm.encoding import UnreadableImage, open_image, pictures_in
+from fedlab_mm.encoding import UnreadableImage, nfc, open_image, pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import put, replace
+from fedlab_mm.network import ask
 
 CHUNK = 1 << 18
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
@@ -60,7 +62,8 @@ def fetch(downloads: Sequence[Download], folder: Path, name: str, progress: bool
     again.
 
     Raises:
-        FedlabError: no mirror answers, a file has another sum than it should, an archive is damaged or unsafe.
+        FedlabError: no mirror answers, this machine is to stay offline, a file has another sum than it should, an
+            archive is damaged or unsafe.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,8 @@ def _retrieve(download: Download, folder: Path, name: str, progress: bool) -> Pa
                 if download.sha256 is None and known is None:
                     _write_sum(folder, download.file)
                 return path
+            except FedlabError:  # it may not be fetched: that is no mirror's fault
+                raise
             except (requests.RequestException, OSError, ValueError) as error:
                 # pooch says a wrong sum as a ValueError; a half-kept file must not be gone on with then.
                 if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
@@ -121,7 +126,9 @@ class Resuming:
 
     def __call__(self, url: str, output_file: str, pooch_object: Any, check_only: bool = False) -> None:
         # pooch hands out a fresh temporary name in the folder each time; what lasts is beside it, under the URL's name.
-        part = Path(output_file).parent / f"{PurePosixPath(urlsplit(url).path).name}.part"
+        name = PurePosixPath(urlsplit(url).path).name
+        ask(name)
+        part = Path(output_file).parent / f"{name}.part"
         done = part.stat().st_size if part.is_file() else 0
         headers = (
             {"Range": f"bytes={done}-", "Accept-Encoding": "identity"} if done else {"Accept-Encoding": "identity"}
@@ -174,19 +181,25 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
                 if size > MAX_UNPACKED:
                     raise FedlabError(f"{archive}: member {member} is refused: {size:,} bytes once it is unpacked")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+                partial = _beside(target)
                 try:
-                    with os.fdopen(handle, "wb") as file, open_member() as source:
+                    with open(partial, "xb") as file, open_member() as source:
                         if _copy(source, file, size) != size:
                             raise FedlabError(f"{archive}: member {member} is damaged: its size is not what it says")
                     replace(partial, target)
                 except BaseException:
-                    Path(partial).unlink(missing_ok=True)
+                    partial.unlink(missing_ok=True)
                     raise
     except FedlabError:
         raise
     except Exception as error:  # zipfile, tarfile, zlib and lzma have no common base for what is damaged
         raise FedlabError(f"{archive}: cannot be unpacked ({error}); delete it to fetch it again") from None
+
+
+def _beside(target: Path) -> Path:
+    """A new name beside a file that is to be put in its place. Opened anew, it has the mode that the umask gives: the
+    files of `tempfile` are their owner's only."""
+    return target.with_name(f".{target.name[:40]}-{secrets.token_hex(8)}")
 
 
 def _copy(source: Any, file: Any, size: int) -> int:
@@ -220,11 +233,16 @@ def fetch_pictures(urls: Mapping[str, str], folder: Path, workers: int = 8, prog
 
     Returns:
         item -> why its picture could not be had.
+
+    Raises:
+        FedlabError: this machine is to stay offline, and some are not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     there = pictures_in(folder)
-    todo = {item: url for item, url in urls.items() if item not in there}
+    todo = {item: url for item, url in urls.items() if nfc(item) not in there}
     problems = {}
+    if todo:
+        ask(f"{len(todo):,} pictures" if len(todo) > 1 else "one picture")
     if todo and _folds_case(folder):
         first = {item.casefold(): item for item in reversed([*there, *todo])}
         for item in [item for item in todo if first[item.casefold()] != item]:
@@ -248,7 +266,10 @@ def _folds_case(folder: Path) -> bool:
         return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
 
 
-_SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "MPO": ".jpg"}
+def _suffix_of(form: str) -> str:
+    usual = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}.get(form, f".{form.lower()}")
+    endings = sorted(ending for ending, of in Image.registered_extensions().items() if of == form)
+    return usual if usual in (*endings, ".jpg") else endings[0]
 
 
 def _picture(url: str, folder: Path, item: str) -> str | None:
@@ -257,9 +278,9 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
     # Windows would take half a character; what it refuses beside (?, *, CON) it says when the file is put in its place.
     if not item or item.startswith(".") or any(c in "/\\\0:" or "\ud800" <= c <= "\udfff" for c in item):
         return f"item '{item}' cannot be a file's name"
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=".fetching-")
+    partial = _beside(folder / "fetching")
     try:
-        with os.fdopen(handle, "wb") as file, requests.get(url, stream=True, timeout=TIMEOUT) as answer:
+        with open(partial, "xb") as file, requests.get(url, stream=True, timeout=TIMEOUT) as answer:
             answer.raise_for_status()
             for piece in answer.iter_content(CHUNK):
                 file.write(piece)
@@ -267,7 +288,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
                     return f"{url[:80]}: more than {MAX_PICTURE >> 20} MiB"
         open_image(partial)
         with Image.open(partial) as picture:
-            suffix = _SUFFIX_OF[str(picture.format)]
+            suffix = _suffix_of(str(picture.format))
         os.replace(partial, folder / f"{item}{suffix}")
         return None
     except UnreadableImage as error:
@@ -275,7 +296,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
     except (requests.RequestException, OSError, ValueError) as error:  # an address or a name may be no Unicode
         return f"{url[:80]}: {_reason(error)}"
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _written_sum(folder: Path, file: str) -> str | None:

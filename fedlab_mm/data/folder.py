@@ -3,12 +3,13 @@
     interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one
     items.csv          item; if there are any: title, text (what the encoder reads, in place of the title), image (a
                        file in images/)
-    images/            ITEM.jpg (or .jpeg .png .webp .gif .bmp), where items.csv names no file
+    images/            ITEM.jpg (or .png .webp .avif .tif …), where items.csv names no file; folders within it count too
     NAME.npy           ready features of a modality NAME, a row for each row of items.csv, any width; or
                        NAME.safetensors
 
 A ready "image" or "text" takes the place of encoding. A row of features that is NaN throughout is a missing one.
-Without items.csv, the items are those that somebody interacted with.
+Without items.csv, the items are those that somebody interacted with. Files that look like pictures or features and are
+not read are told.
 """
 
 import dataclasses
@@ -22,15 +23,19 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
+from fedlab_mm.data.build import check_modality
 from fedlab_mm.data.source import Preparation, Raw, prepare
-from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
-from fedlab_mm.encoding import inside, pictures_in
+from fedlab_mm.data.tables import flaw, named, read_feature, read_json, read_table, shorten, whole_numbers
+from fedlab_mm.encoding import files_in, folder_called, inside, nfc, pictures_of, suffixes
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import free_file, whole
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 FEATURES = (".npy", ".safetensors")
+# What features come in elsewhere, and tables that are none of ours.
+LOOK_ALIKE = {".npz", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".mat", ".parquet", ".feather", ".csv", ".tsv"}
+TABLES = ("interactions", "items")
 
 
 @register("dataset", "folder")
@@ -85,46 +90,70 @@ class Folder:
                 f"{folder}: {', '.join(features)} need items.csv, whose rows say which item each row of features is"
             )
         encode = () if about else ("image", "text")  # what we wrote is encoded already
-        items = cls._with_images(folder, catalogue, items)
+        images = folder_called(folder, "images")
+        items = cls._with_images(images, catalogue, items)
+        cls._tell_unread(folder, images)
         return Raw(log, items, str(path), str(catalogue), features, encode, partial=bool(about.get("partial")))
 
     @staticmethod
     def _features(folder: Path, n_items: int) -> dict[str, np.ndarray]:
         files: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
-            if path.suffix in FEATURES and path.is_file() and not path.name.startswith("."):
-                if path.stem in files:
+            if path.suffix.lower() in FEATURES and path.is_file() and not path.name.startswith("."):
+                modality = nfc(path.stem)
+                if modality in files:
                     raise FedlabError(
-                        f"{folder}: modality '{path.stem}' has two files, {files[path.stem].name} and {path.name}"
+                        f"{folder}: modality '{modality}' has two files, {files[modality].name} and {path.name}"
                     )
-                if path.stem == "id":
-                    raise FedlabError(f"{path}: 'id' names the item ID's own signal; call the modality otherwise")
-                files[path.stem] = path
+                try:
+                    files[check_modality(modality)] = path
+                except FedlabError as error:
+                    raise FedlabError(f"{path}: {error}") from None
         features = {}
         for modality, path in files.items():
             features[modality] = read_feature(path, n_items)
-            lost = ~np.isfinite(features[modality])
-            bad = np.flatnonzero(lost.any(axis=1) & ~np.isnan(features[modality]).all(axis=1))
-            if len(bad):
-                raise FedlabError(f"{path}, row {bad[0]}: holds a NaN or an infinity (a missing row is NaN throughout)")
-            if np.isnan(features[modality]).all():
+            lost = np.isnan(features[modality]).all(axis=1)
+            if lost.all():
                 raise FedlabError(f"{path}: every row is missing")
+            if problem := flaw(features[modality], lost):
+                hint = " (a missing row is NaN throughout)" if problem.endswith("NaN") else ""
+                raise FedlabError(f"{path}, {problem}{hint}")
         return features
 
     @staticmethod
-    def _with_images(folder: Path, catalogue: Path, items: pd.DataFrame) -> pd.DataFrame:
-        images = folder / "images"
+    def _with_images(images: Path, catalogue: Path, items: pd.DataFrame) -> pd.DataFrame:
+        named: dict[str, Path] = {}
+        alike = {}
         if "image" in items:
-            paths = []
-            for row, name in zip(items.index, items["image"], strict=True):
-                path = inside(images, name.strip()) if name.strip() else None
-                if name.strip() and path is None:
-                    raise FedlabError(f"{catalogue}, row {row}: image '{name[:60]}' leads out of {images}")
-                paths.append(path)
-        else:
-            there = pictures_in(images)
-            paths = [there.get(item) for item in items["item"]]
+            alike = {nfc(p.relative_to(images).as_posix()).casefold(): p for p in reversed(files_in(images))}
+        for row, item, name in zip(items.index, items["item"], items.get("image", items["item"]), strict=True):
+            if "image" not in items or not name.strip():
+                continue
+            path = inside(images, name.strip())
+            if path is None:
+                raise FedlabError(f"{catalogue}, row {row}: image '{name[:60]}' leads out of {images}")
+            told = nfc(path.relative_to(images).as_posix()).casefold()
+            named[item] = path if path.exists() else alike.get(told, path)
+        found = pictures_of([i for i in items["item"] if i not in named], images, taken=named.values())
+        paths = [named.get(item) or found.get(item) for item in items["item"]]
         return items.assign(image=pd.Series(paths, index=items.index, dtype=object))
+
+    @staticmethod
+    def _tell_unread(folder: Path, images: Path) -> None:
+        """Warn of files, here and one folder below, that somebody may think are read."""
+        known = {*FEATURES, *LOOK_ALIKE, *suffixes()}
+        there = [p for p in _seen(folder) if p.suffix.lower() not in FEATURES and p.stem.lower() not in TABLES]
+        there += [file for below in _seen(folder) if below.is_dir() and below != images for file in _seen(below)]
+        unread = [p for p in there if p.is_file() and known & {ending.lower() for ending in p.suffixes}]
+        if unread:
+            first, many = unread[0].relative_to(folder).as_posix(), len(unread) > 1
+            told = f"{len(unread):,} files that look" if many else "a file that looks"
+            first = f"are not read (first: {first})" if many else f"is not read ({first})"
+            warnings.warn(
+                f"{folder}: {told} like features or pictures {first}. Features are read from NAME.npy (numpy.save) or "
+                "NAME.safetensors beside interactions.csv, pictures from images/",
+                stacklevel=5,
+            )
 
     @staticmethod
     def _about(folder: Path) -> dict[str, Any]:
@@ -134,6 +163,14 @@ class Folder:
         if not isinstance(about, dict) or not isinstance(about.get("about", {}), dict):
             raise FedlabError(f"{folder / 'dataset.json'}: is not what `save_dataset` writes")
         return about
+
+
+def _seen(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden; nothing where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    except OSError:
+        return []
 
 
 def _remembering(data: Dataset, about: dict[str, Any]) -> Dataset:

@@ -8,7 +8,7 @@ import pandas as pd
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
 from fedlab_mm.data.tables import named, read_json, read_table, whole_numbers
-from fedlab_mm.encoding import pictures_in
+from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 
@@ -51,7 +51,7 @@ class MovieLens(Source):
         path = folder / cls.movies
         items = cls.read_movies(path)
         items = items.assign(item=named(items["item"], "item", path))
-        posters = pictures_in(folder / "posters")
+        posters = pictures_of(items["item"].tolist(), folder_called(folder, "posters"))
         abstracts = cls.read_abstracts(folder / "abstracts.json")
         more = [abstracts.get(i) or g for i, g in zip(items["item"], items["genres"], strict=True)]
         items = items.assign(

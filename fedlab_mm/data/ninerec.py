@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import in_seconds, named, read_feature, read_table, whole_numbers
-from fedlab_mm.encoding import pictures_in
+from fedlab_mm.data.tables import flaw, in_seconds, named, read_feature, read_table, whole_numbers
+from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS
 from fedlab_mm.registry import register
@@ -75,10 +75,8 @@ class NineRec(Source):
         )
         features = {m: read_feature(folder / f"{m}_features.npy", len(items)) for m in ("image", "text")}
         for modality, feature in features.items():
-            bad = np.flatnonzero(~np.isfinite(feature).all(axis=1))
-            if len(bad):
-                file = folder / f"{modality}_features.npy"
-                raise FedlabError(f"{file}, row {bad[0]}: holds a NaN or an infinity; encode that item again")
+            if problem := flaw(feature):
+                raise FedlabError(f"{folder / f'{modality}_features.npy'}, {problem}; encode that item again")
         return Raw(log, items, str(path), str(folder / "i_id_mapping.csv"), features, encode=())
 
     @classmethod
@@ -89,7 +87,7 @@ class NineRec(Source):
         if "english" in items:  # CLIP reads English
             english = items["english"].str.strip()
             items = items.assign(title=english.where(english != "", items["title"]))
-        covers = pictures_in(folder / f"{cls.folder_name}_cover")
+        covers = pictures_of(items["item"].tolist(), folder_called(folder, f"{cls.folder_name}_cover"))
         items = items.assign(image=items["item"].map(covers))
         pair = folder / f"{cls.folder_name}_pair.csv"
         log = read_table(pair, names=_columns_of(pair, ("a", "b", "timestamp")))

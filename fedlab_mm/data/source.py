@@ -19,9 +19,10 @@ import pandas as pd
 from fedlab_mm.data.build import FEWEST, OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
-from fedlab_mm.data.tables import shorten
+from fedlab_mm.data.tables import precise, shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.network import offline
 from fedlab_mm.records import SPLITS, Dataset
 
 NO_TITLE = "The title is missing."
@@ -161,8 +162,10 @@ class Source:
         try:
             return find_folder(cls.name, layouts, cls.where_to_get, root)
         except FedlabError as error:
-            if root is not None or not cls.downloads or os.environ.get("FEDLAB_MM_OFFLINE"):
+            if root is not None or not cls.downloads:
                 raise
+            if reason := offline():
+                raise FedlabError(f"{error}. It is not fetched, for {reason}") from None
             try:
                 fetch(cls.downloads, cache_folder() / cls.name, cls.name)
             except FedlabError as failed:
@@ -336,9 +339,9 @@ def _features(
     name."""
     features, missing = {}, {}
     for modality, feature in raw.features.items():
-        chosen = np.asarray(feature, dtype=np.float32)[rows]
+        chosen = precise(feature)[rows]
         lost = np.isnan(chosen).all(axis=1)
-        features[modality] = np.where(lost[:, None], 0, chosen).astype(np.float32)
+        features[modality] = np.where(lost[:, None], 0, chosen).astype(chosen.dtype)
         missing[modality] = lost
     some = items.iloc[rows]
     images = texts = None

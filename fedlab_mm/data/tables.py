@@ -236,13 +236,14 @@ def read_json(path: Path) -> Any:
 
 
 def read_feature(path: Path, n_items: int) -> np.ndarray:
-    """A modality's features, float32 [n_items, d]: a `.npy` file, or the only tensor of a `.safetensors` file.
+    """A modality's features, [n_items, d] as `precise` gives them: a `.npy` file, or the only tensor of a
+    `.safetensors` file.
 
     Raises:
         FedlabError: not an array of numbers, pickled content, the wrong number of rows, no columns.
     """
     try:
-        packed = path.suffix == ".safetensors"
+        packed = path.suffix.lower() == ".safetensors"
         tensors = load_file(path) if packed else {path.stem: np.load(path, allow_pickle=False)}
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
@@ -258,7 +259,34 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
         raise FedlabError(f"{path}: holds {getattr(feature, 'dtype', type(feature).__name__)}, not numbers")
     if feature.ndim != 2 or len(feature) != n_items or not feature.shape[1]:
         raise FedlabError(f"{path}: has shape {list(feature.shape)}, but there are {n_items} items, a row each")
-    return np.ascontiguousarray(feature, dtype=np.float32)
+    return precise(feature)
+
+
+def precise(feature: Any) -> np.ndarray:
+    """Numbers as float32, or as float64 where their type holds more than that."""
+    feature = np.asarray(feature)
+    return np.ascontiguousarray(feature, np.float32 if np.can_cast(feature.dtype, np.float32) else np.float64)
+
+
+def flaw(feature: np.ndarray, passed: np.ndarray | None = None) -> str | None:
+    """The first value that cannot be computed with, and what it is; rows and columns count from 0. None if all can be.
+
+    Args:
+        passed: bool [I], rows that are not looked at.
+
+    >>> flaw(np.array([[0.0, 1.0], [2.0, 1e300]]))
+    'row 1, column 1 is 1e+300, too large for float32'
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        bad = ~np.isfinite(feature.astype(np.float32, copy=False))
+    if passed is not None:
+        bad[passed] = False
+    if not bad.any():
+        return None
+    row, column = divmod(int(bad.argmax()), bad.shape[1])
+    value = feature[row, column]
+    what = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:g}, too large for float32"
+    return f"row {row}, column {column} is {what}"
 
 
 def listed(names: Iterable[object]) -> str:

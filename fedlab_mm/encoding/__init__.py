@@ -7,7 +7,18 @@ h is OpenCLIP (`openclip`), as in the papers, or the offline encoder, which need
 from fedlab_mm.encoding.base import Encoder, EncoderUnavailable
 from fedlab_mm.encoding.cache import FeatureCache, cache_folder
 from fedlab_mm.encoding.encode import Encoded, choose, clean_text, encode_images, encode_items, encode_texts
-from fedlab_mm.encoding.images import Covers, UnreadableImage, inside, open_image, pictures_in
+from fedlab_mm.encoding.images import (
+    Covers,
+    UnreadableImage,
+    files_in,
+    folder_called,
+    inside,
+    nfc,
+    open_image,
+    pictures_in,
+    pictures_of,
+    suffixes,
+)
 from fedlab_mm.encoding.offline import OfflineEncoder
 from fedlab_mm.encoding.openclip import OpenCLIP
 
@@ -26,7 +37,12 @@ __all__ = [
     "encode_images",
     "encode_items",
     "encode_texts",
+    "files_in",
+    "folder_called",
     "inside",
+    "nfc",
     "open_image",
     "pictures_in",
+    "pictures_of",
+    "suffixes",
 ]

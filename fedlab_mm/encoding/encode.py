@@ -281,6 +281,8 @@ def _grouped(
 
 
 def _checked(vectors: np.ndarray, encoder: Encoder) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        vectors = np.asarray(vectors, dtype=np.float32)
     if not np.isfinite(vectors).all():
         raise FedlabError(f"the encoder {encoder.identity} made a NaN or an infinity: its weights are damaged")
     return vectors

@@ -21,6 +21,7 @@ from PIL import Image
 
 from fedlab_mm.encoding.base import EncoderUnavailable
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.network import offline
 from fedlab_mm.threads import lap, paced
 
 LONGEST_TEXT = 2_000  # characters handed to the tokenizer, which keeps 77 tokens and is slow on endless words
@@ -104,15 +105,17 @@ class OpenCLIP:
             options["force_quick_gelu"] = open_clip.get_pretrained_cfg(self.model, self.weights).get(
                 "quick_gelu", False
             )
+        kept = offline()
         try:
-            with _quietly(), _offline_if_unreachable(), torch.random.fork_rng(devices=[]):
+            with _quietly(), _offline_if_unreachable(kept is not None), torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed CUDA's, too, for good
                 model, _, preprocess = open_clip.create_model_and_transforms(
                     self.model, pretrained=self.weights, **options
                 )
                 tokenizer = open_clip.get_tokenizer(self.model)
         except Exception as error:  # a damaged file of weights can fail anywhere
-            advice = "Connect to the network once, or give a .safetensors file as weights, or choose encoder='offline'"
+            once = f"{kept}: unset it once" if kept else "Connect to the network once"
+            advice = f"{once}, or give a .safetensors file as weights, or choose encoder='offline'"
             if self._is_file:
                 advice = "Is the file whole, and are the weights this model's?"
             raise EncoderUnavailable(
@@ -205,16 +208,18 @@ def _declare_operators() -> None:
 
 
 @contextlib.contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Without a network the hub is asked once, not six times over a minute; what it keeps on disk is found all the
-    same."""
+def _offline_if_unreachable(kept: bool = False) -> Iterator[None]:
+    """Without a network the hub is asked once, not six times over a minute, and never where this machine is kept
+    offline; what it keeps on disk is found all the same."""
     from huggingface_hub import constants
 
     host = constants.ENDPOINT.split("//")[-1].split("/")[0].split(":")[0]
     proxied = any(os.environ.get(n) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     before = constants.HF_HUB_OFFLINE
     try:
-        if not proxied:
+        if kept:
+            constants.HF_HUB_OFFLINE = True
+        elif not proxied:
             socket.getaddrinfo(host, 443)
     except OSError:
         constants.HF_HUB_OFFLINE = True

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from fedlab_mm.backbones import Backbone
+from fedlab_mm.data.tables import flaw
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
@@ -358,15 +359,15 @@ class Method:
         for modality, known in self.features.items():
             if modality not in features:
                 raise FedlabError(f"new_items: modality '{modality}' is missing; needed: {', '.join(self.features)}")
-            given[modality] = torch.as_tensor(features[modality]).to(known)
+            raw = torch.as_tensor(features[modality])
+            given[modality] = raw.to(known)
             if given[modality].ndim != 2 or given[modality].shape[1] != known.shape[1]:
                 shape = tuple(given[modality].shape)
                 raise FedlabError(f"new_items: '{modality}' has shape {shape}, not [J, {known.shape[1]}]")
             if not len(given[modality]):
                 raise FedlabError(f"new_items: '{modality}' holds no item")
-            sound_J = torch.isfinite(given[modality]).all(dim=1)
-            if not sound_J.all():
-                raise FedlabError(f"new_items: '{modality}', row {int((~sound_J).nonzero()[0])} is not finite")
+            if problem := flaw(raw.cpu().double().numpy()):
+                raise FedlabError(f"new_items: '{modality}', {problem}")
         rows = {m: len(given[m]) for m in self.features}
         if len(set(rows.values())) != 1:
             raise FedlabError(

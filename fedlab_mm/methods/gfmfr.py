@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.fusion import Bank, Inputs
+from fedlab_mm.fusion import Bank, Inputs, map_name
 from fedlab_mm.grouping import MOST
 from fedlab_mm.methods.base import Batch, Parameters, Part
 from fedlab_mm.methods.none import NoFusion
@@ -153,9 +153,9 @@ class GFMFR(NoFusion):
             optimizer.zero_grad()
             mapped = []
             for modality, feature_Id in inputs.items():  # one product with the maps of all groups
-                weight_GWd = stacked[f"maps.{modality}.weight"]
+                weight_GWd = stacked[f"{map_name(modality)}.weight"]
                 mapped_IGW = (feature_Id @ weight_GWd.flatten(0, 1).T).view(len(feature_Id), *weight_GWd.shape[:2])
-                mapped.append(mapped_IGW.transpose(0, 1) + stacked[f"maps.{modality}.bias"][:, None])
+                mapped.append(mapped_IGW.transpose(0, 1) + stacked[f"{map_name(modality)}.bias"][:, None])
             error_GIW = torch.func.vmap(views)(stacked, torch.stack(mapped, dim=1)) - targets_GIW
             error_GIW.square().mean(dim=(1, 2)).sum().backward()
             optimizer.step()

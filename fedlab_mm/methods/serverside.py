@@ -20,7 +20,7 @@ class BankOnServer(nn.Module):
 
     def read(self, personal_IW: Tensor | float = 0.0) -> dict[str, Tensor]:
         """What the maps read, of the whole catalogue; a client's personal table is added to the ID embedding."""
-        ids = {"id": self.bank.id_embedding + personal_IW} if "id" in self.bank.maps else {}
+        ids = {"id": self.bank.id_embedding + personal_IW} if "id" in self.bank.names else {}
         return {**ids, **self.inputs()}
 
     def plain(self) -> Tensor:
@@ -29,7 +29,7 @@ class BankOnServer(nn.Module):
 
     def signals(self, personal_IW: Tensor | float = 0.0) -> dict[str, Tensor]:
         """signal -> [I, D], in the space that they share."""
-        return dict(zip(self.bank.maps, self.bank.signals(self.read(personal_IW)), strict=True))
+        return dict(zip(self.bank.names, self.bank.signals(self.read(personal_IW)), strict=True))
 
     def factors(self, plain_EID: Tensor) -> Tensor:
         """What each view is multiplied by, [E, 1, 1]: to the gradient a constant, for all clients of a round alike."""
@@ -48,7 +48,7 @@ class BankOnServer(nn.Module):
         scaled = {m: self.inputs.scaled(m, f) for m, f in features.items()}
         n_new = len(next(iter(scaled.values())))
         ids = {"id": self.bank.id_embedding.new_zeros(n_new, self.bank.id_embedding.shape[1])}
-        views = self.bank({**(ids if "id" in self.bank.maps else {}), **scaled})
+        views = self.bank({**(ids if "id" in self.bank.names else {}), **scaled})
         return views if self.view_scale is None else views * self.factors(self.plain())
 
 

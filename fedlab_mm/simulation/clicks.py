@@ -149,7 +149,7 @@ class ClickEngine:
             work = ClickWork(torch.zeros(0, dtype=torch.float64), {}, mixed, nothing)
         sound_C = torch.isfinite(work.loss_C)
         for new in work.private.values():
-            sound_C = sound_C & torch.isfinite(new.flatten(1).sum(dim=1)).to(sound_C.device)
+            sound_C = sound_C & torch.isfinite(new[:, None].flatten(1).sum(dim=1)).to(sound_C.device)
         if not sound_C.all():
             raise DivergedError(t, int(clients[int((~sound_C).nonzero()[0])]))
         self._update(work, clients, alpha_C, t)

@@ -56,7 +56,9 @@ class LocalWork:
         """Which clients' results are finite."""
         sound_C = torch.isfinite(self.loss_C) & (self.loss_C.abs() < LOSS_BOUND)
         for new in self.private.values():
-            size_C = new.bound_C() if isinstance(new, RankOne) else new.flatten(1).sum(dim=1)
+            size_C = (
+                new.bound_C() if isinstance(new, RankOne) else new[:, None].flatten(1).sum(dim=1)
+            )  # of shape () too
             sound_C = sound_C & torch.isfinite(size_C).to(sound_C.device)
         if self.personal is not None:
             c_P, _, rows_PW = self.personal
@@ -476,7 +478,8 @@ def sends_rows(method: Method, name: str) -> bool:
 
 def build_method(recipe: Recipe, data: Dataset) -> Method:
     """The recipe's method for this data, its initial values drawn from the recipe's seed."""
-    features = {m: f.to(recipe.dtype) for m, f in data.features.items()}
+    double = torch.float64  # what is kept in double is standardised in double, and rounded then
+    features = {m: f if f.dtype == double else f.to(recipe.dtype) for m, f in data.features.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         method = lookup("method", recipe.method)(recipe, data.n_items, features)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab_mm.fusion import map_name
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.fedmr import SIGNALS, FedMR
 from fedlab_mm.simulation.engine import Engine
@@ -56,7 +57,7 @@ class Gram(Kernel):
 
     @property
     def by_hand(self) -> set[str]:
-        maps = {f"maps.{m}.{p}" for m in self.method.signals for p in ("weight", "bias")}
+        maps = {f"{map_name(m)}.{p}" for m in self.method.signals for p in ("weight", "bias")}
         return maps | {"id_embedding"} | {n for n, part in self.method.parts.items() if not (part.moves or part.upload)}
 
     def bytes_of_client(self, n_rows: Any) -> Any:
@@ -118,7 +119,7 @@ class Input:
 
     def __init__(self, kernel: Gram, signal: str, rows_IW: Tensor):
         self.kernel, self.signal, self.rows_IW = kernel, signal, rows_IW
-        self.weight_DW, self.bias_D = (kernel.sent[f"maps.{signal}.{p}"] for p in ("weight", "bias"))
+        self.weight_DW, self.bias_D = (kernel.sent[f"{map_name(signal)}.{p}"] for p in ("weight", "bias"))
         self.mapped_ID = rows_IW @ self.weight_DW.T
         self.through_ID, self.moved_ID = torch.zeros_like(self.mapped_ID), torch.zeros_like(self.mapped_ID)
         self.through_DD = torch.zeros_like(self.weight_DW @ self.weight_DW.T)
@@ -131,7 +132,7 @@ class Input:
         return self.kernel.method.local_rate(name, self.kernel.round, epoch)
 
     def finish(self) -> None:
-        mixed, maps = self.kernel.mixed, f"maps.{self.signal}"
+        mixed, maps = self.kernel.mixed, map_name(self.signal)
         mixed[f"{maps}.weight"] += self.through_ID.T @ self.rows_IW
         mixed[f"{maps}.bias"] += self.of_bias_D
         if self.signal == "id":
@@ -159,12 +160,12 @@ class Mapped:
     def step(self, of_value_CND: Tensor, epoch: int) -> None:
         """From δ: a step of W, of b and of what else moves."""
         self.sum_CND += of_value_CND
-        lr = self.input.rate(f"maps.{self.input.signal}.bias", epoch)
+        lr = self.input.rate(f"{map_name(self.input.signal)}.bias", epoch)
         self.bias_C1D = (1 - lr * self.decay) * self.bias_C1D - lr * of_value_CND.sum(dim=1, keepdim=True)
         self.move(of_value_CND, epoch)
 
     def move(self, of_value_CND: Tensor, epoch: int) -> None:
-        lr = self.input.rate(f"maps.{self.input.signal}.weight", epoch)
+        lr = self.input.rate(f"{map_name(self.input.signal)}.weight", epoch)
         self.product_CND = torch.baddbmm(
             self.product_CND, self.gram_CNN, of_value_CND, beta=1 - lr * self.decay, alpha=-lr
         )

@@ -16,6 +16,7 @@ q, and the sum over epochs is one matrix product at the end; and a router reads 
 under SGD its first layer moves by a matrix of rank one (`RankOneLayer`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -197,7 +198,7 @@ class Kernel:
         there_CN, n_items = chunk.there_CN, self.method.n_items
         changes = {n: c * _as(there_CN, c) if parts[n].by_item else c for n, c in changes.items()}
         factor_C = guard.factor_C(changes)
-        numbers = max(there_CN.shape[1], n_items) * max(self.mixed[n][0].numel() for n in changes)
+        numbers = max(there_CN.shape[1], n_items) * max(math.prod(self.mixed[n].shape[1:]) for n in changes)
         step = max(1, int(GUARDED / numbers))
         for start in range(0, len(there_CN), step):
             some = slice(start, start + step)

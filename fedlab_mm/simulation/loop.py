@@ -43,7 +43,7 @@ class Loop(Engine):
                 self.observer(upload, sent)
             touched = torch.from_numpy(np.unique(samples.of(c)[0])).to(self.device)
             for name, total in mixed.items():  # Σ_u α_u …
-                here = upload.rows if name in upload.by_row else slice(None)
+                here = upload.rows if name in upload.by_row else ...
                 if f"∇{name}" in upload.values:
                     total[here] += alpha_C[c] * upload.values[f"∇{name}"]
                 else:
@@ -140,7 +140,7 @@ class Loop(Engine):
         values = {}
         for label, moved in changes.items():
             name, moved = label.removeprefix("∇"), factor * moved
-            here = rows if name in upload.by_row else slice(None)
+            here = rows if name in upload.by_row else ...
             if name in upload.by_row:
                 whole = torch.zeros_like(sent[name]).index_copy_(0, upload.rows, moved)
                 moved = whole[rows]

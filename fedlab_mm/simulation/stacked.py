@@ -86,7 +86,7 @@ class Stacked(Engine):
             assert isinstance(value, Tensor)
             if self.guard.noise:
                 value = value + self.guard.noise_of(name, value, samples.clients, self.round + 1, None)
-            shown.append(value.flatten(1))
+            shown.append(value[:, None].flatten(1))
         work.shown_CK = torch.cat(shown, dim=1)
 
     def _chunks(self, lengths: np.ndarray, kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, np.ndarray]]:

@@ -129,12 +129,16 @@ def reserve(file: IO[bytes], n_bytes: int) -> None:
     Raises:
         OSError: there is no room.
     """
-    if hasattr(os, "posix_fallocate"):
+    fallocate = getattr(os, "posix_fallocate", None)  # not everywhere: macOS and Windows have none
+    if fallocate is not None:
         try:
-            return os.posix_fallocate(file.fileno(), 0, n_bytes)
+            fallocate(file.fileno(), 0, n_bytes)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system that cannot
+            # How a file system says that it cannot differs from system to system; what it lacks, zeros will show.
+            if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
                 raise
+        if os.fstat(file.fileno()).st_size >= n_bytes:  # some take the place, and leave the size as it was
+            return
     zeros = memoryview(bytes(min(BLOCK, n_bytes)))
     for start in range(0, n_bytes, BLOCK):
         file.write(zeros[: n_bytes - start])
@@ -155,11 +159,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(0.8 * torch.cuda.mem_get_info(device)[0])
-    if VARIABLE in os.environ:
+    if given := os.environ.get(VARIABLE, "").strip():
         try:
-            return int(float(os.environ[VARIABLE]) * 1e9)
+            wanted = float(given) * 1e9
         except ValueError:
-            raise FedlabError(f"{VARIABLE}={os.environ[VARIABLE]}: must be a number of gigabytes") from None
+            wanted = math.nan
+        if not 0 <= wanted < math.inf:
+            raise FedlabError(f"{VARIABLE}={given}: must be a number of gigabytes, 0 or more (for no limit, unset it)")
+        return int(wanted)
     return int(0.6 * psutil.virtual_memory().available)
 
 

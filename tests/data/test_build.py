@@ -1,8 +1,11 @@
 """Raw tables in, a checked dataset or one clear error out."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fedlab_mm as fl
 from fedlab_mm.data import build
@@ -15,7 +18,7 @@ def log(rows, split=None):
 
 
 ITEMS = pd.DataFrame({"title": list("abcd")})
-FEATURES = {"image": np.ones((4, 2), dtype=np.float16)}
+FEATURES = {"image": np.eye(4, 2, dtype=np.float16)}
 ROWS = [(0, 0, 5), (0, 1, 3), (0, 2, 5), (0, 3, 4)]
 
 
@@ -63,12 +66,72 @@ def test_users_that_a_predefined_split_leaves_without_a_target_are_dropped():
         (log(ROWS).drop(columns="item"), FEATURES, "column item is missing; there are user, timestamp"),
         (log(ROWS, ["train", "train", "later", "test"]), FEATURES, "row 4: split is none of train, valid, test"),
         (log(ROWS), {"image": np.ones((3, 2))}, r"image: has shape \[3, 2\], but there are 4 items"),
-        (log(ROWS), {"text": np.array([[1.0], [2], [np.nan], [3]])}, "text, row 2: holds a NaN"),
+        (log(ROWS), {"text": np.array([[1.0], [2], [np.nan], [3]])}, "text, row 2, column 0 is NaN; encode that"),
+        (log(ROWS), {"text": np.array([[1.0], [2], [3], [-np.inf]])}, "text, row 3, column 0 is infinite; encode"),
+        (log(ROWS), {"text": np.array([[1, 2.0], [2, 4e38], [3, 0], [4, 0]])}, r"row 1, column 1 is 4e\+38, too large"),
+        (log(ROWS), {"id": np.eye(4)}, r"modality 'id': 'id' names the item ID's own signal"),
+        (log(ROWS), {"a:b": np.eye(4)}, r"modality 'a:b': its name holds ':'; call it otherwise"),
+        (log(ROWS), {"a/b": np.eye(4)}, r"modality 'a/b': its name holds '/'; call it otherwise"),
+        (log(ROWS), {"a\nb": np.eye(4)}, r"modality 'a\\nb': its name holds '\\n'; call it otherwise"),
+        (log(ROWS), {".a": np.eye(4)}, r"modality '\.a': its name begins with a dot; call it otherwise"),
+        (log(ROWS), {"": np.eye(4)}, r"modality '': a name is text, neither empty nor with spaces around it"),
+        (log(ROWS), {"a ": np.eye(4)}, r"modality 'a ': a name is text, neither empty nor"),
+        (log(ROWS), {3: np.eye(4)}, r"modality 3: a name is text"),
     ],
 )
 def test_bad_tables_are_named(interactions, features, message):
     with pytest.raises(fl.FedlabError, match=message):
         build("x", interactions, ITEMS, features, source="i.csv")
+
+
+LOSABLE = {
+    "audio": np.stack([20_000_001 + np.array([0, 1, 0, 1]), np.arange(4)], axis=1),
+    "year": 1 + 1e-9 * np.array([[1, 0.5], [-1, 0.5], [1, 0.5], [-1, 0.5]]),
+}
+
+
+def test_columns_that_single_precision_would_lose_are_kept_and_told(recipe, tmp_path):
+    """Whole numbers beyond 2^24, which float32 rounds to even ones, and a billionth around one."""
+    with pytest.warns(UserWarning) as told:
+        data = build("x", log(ROWS), ITEMS, LOSABLE)
+    assert [str(w.message) for w in told] == [
+        "x, modality 'audio': 1 of 2 columns (first: 0) are finer than float32 can tell apart, so all of them are kept "
+        "as float64",
+        "x, modality 'year': 1 of 2 columns (first: 1) are the same for every item and tell nothing; 1 of 2 columns "
+        "(first: 0) are finer than float32 can tell apart, so all of them are kept as float64",
+    ]
+    assert data.features["audio"].tolist() == LOSABLE["audio"].tolist()
+    for method in ("fedvlr", "fedmr", "vbpr", "gfmfr"):
+        run = fl.train(
+            recipe.but(dataset="x", method=method, feature_scale=1.0, rounds=2, k=1, groups=1), data, progress=False
+        )
+        shared = run.model.method.shared
+        inputs = shared.inputs if method == "gfmfr" else shared.fusion.inputs
+        expected = {"audio": [[-1, -1.341641], [1, -0.447214], [-1, 0.447214], [1, 1.341641]]}
+        expected["year"] = [[1, 0], [-1, 0], [1, 0], [-1, 0]]
+        for modality, standard in inputs().items():
+            assert standard.dtype is recipe.dtype
+            np.testing.assert_allclose(standard, expected[modality], atol=1e-6)
+    alike = fl.train(recipe.but(dataset="x", rounds=2, k=1), data, progress=False)
+    new = alike.recommend(0, 1, new_items={m: f[2:3] for m, f in data.features.items()})
+    assert np.isfinite(new["score"]).all()
+    with pytest.warns(UserWarning, match="finer than float32"):
+        again = fl.load(fl.save_dataset(data, tmp_path / "x"))
+    assert again.fingerprint == data.fingerprint
+    with pytest.warns(UserWarning, match="finer than float32"):
+        other = build("x", log(ROWS), ITEMS, {**LOSABLE, "audio": LOSABLE["audio"] + [[0, 0], [1, 0], [0, 0], [0, 0]]})
+    assert other.fingerprint != data.fingerprint
+
+
+def test_what_single_precision_holds_stays_in_it():
+    """Sizes alone lose nothing, nor do the digits that any feature has beyond float32's."""
+    rng = np.random.default_rng(0)
+    ordinary = rng.normal(size=(4, 3)) * [1e-30, 1, 1e30] + [0, 1000, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = build("x", log(ROWS), ITEMS, {"audio": ordinary, "tags": np.eye(4, dtype=bool)})
+    assert {f.dtype for f in data.features.values()} == {torch.float32}
+    assert np.array_equal(data.features["audio"], ordinary.astype(np.float32))
 
 
 def test_nobody_left():

@@ -23,6 +23,11 @@ CONTENT = bytes(range(256)) * 40
 LONG = CONTENT * (3 * CHUNK // len(CONTENT))  # between two and three of the pieces that are kept
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    monkeypatch.delenv("FEDLAB_MM_OFFLINE", raising=False)
+
+
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
@@ -360,15 +365,18 @@ def dataset(site):
 def test_a_dataset_is_fetched_into_the_cache_unless_a_root_is_named(site, dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FEDLAB_MM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEDLAB_MM_DATA", raising=False)
-    monkeypatch.delenv("FEDLAB_MM_OFFLINE", raising=False)
     site.files["/d.zip"] = zipped({"log.csv": b"1"})
     with pytest.raises(fl.FedlabError, match=r"'tiny-set': no log\.csv in .*Get them from example\.org"):
         dataset.find(tmp_path)
-    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "1")
-    with pytest.raises(fl.FedlabError, match=r"no log\.csv"):
+    for on in ("1", "true", "YES", " on "):
+        monkeypatch.setenv("FEDLAB_MM_OFFLINE", on)
+        with pytest.raises(fl.FedlabError, match=rf"no log\.csv.* not fetched, for FEDLAB_MM_OFFLINE={on} keeps this"):
+            dataset.find()
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "perhaps")
+    with pytest.raises(fl.FedlabError, match=r"^FEDLAB_MM_OFFLINE=perhaps: must be one of 1, true, yes, on, or"):
         dataset.find()
     assert not site.asked
-    monkeypatch.delenv("FEDLAB_MM_OFFLINE")
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "0")
     assert dataset.find() == dataset.find() == tmp_path / "cache" / "tiny-set"
     assert len(site.asked) == 1
 
@@ -376,11 +384,34 @@ def test_a_dataset_is_fetched_into_the_cache_unless_a_root_is_named(site, datase
 def test_where_fetching_fails_both_ways_are_told(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_MM_CACHE", str(tmp_path))
     monkeypatch.delenv("FEDLAB_MM_DATA", raising=False)
-    monkeypatch.delenv("FEDLAB_MM_OFFLINE", raising=False)
     with pytest.raises(
         fl.FedlabError, match=r"Get them from example\.org.*Fetching it failed too: d\.zip could not be fe"
     ):
         dataset.find()
+
+
+@pytest.mark.parametrize("off", ["", "0", "false", "No", "off"])
+def test_only_a_variable_that_says_so_keeps_a_machine_offline(site, tmp_path, monkeypatch, off):
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", off)
+    site.files["/a.bin"] = CONTENT
+    bring(tmp_path, f"{site.url}/a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_offline_what_is_there_is_used_and_nothing_else_is_asked_for(site, tmp_path, monkeypatch):
+    site.files = {"/a.bin": CONTENT, "/1": picture(), "/2": picture()}
+    bring(tmp_path, f"{site.url}/a.bin")
+    assert pictures({"a": f"{site.url}/1"}, tmp_path / "images") == {}
+    (tmp_path / "b.bin.part").write_bytes(CONTENT[:10])
+    asked = len(site.asked)
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "1")
+    bring(tmp_path, f"{site.url}/a.bin")
+    with pytest.raises(fl.FedlabError, match=r"^b\.bin cannot be fetched: FEDLAB_MM_OFFLINE=1 keeps this machine off"):
+        bring(tmp_path, f"{site.url}/b.bin")
+    assert pictures({"a": f"{site.url}/1"}, tmp_path / "images") == {}
+    with pytest.raises(fl.FedlabError, match=r"^one picture cannot be fetched: FEDLAB_MM_OFFLINE=1 keeps this machine"):
+        pictures({"a": f"{site.url}/1", "b": f"{site.url}/2"}, tmp_path / "images")
+    assert len(site.asked) == asked and (tmp_path / "b.bin.part").read_bytes() == CONTENT[:10]
 
 
 def picture(kind="JPEG", size=(12, 8), **options):
@@ -396,12 +427,15 @@ def pictures(urls, folder):
 def test_pictures_are_named_by_their_items_and_kinds(site, tmp_path):
     two = {"save_all": True, "append_images": [Image.new("RGB", (12, 8))]}  # as some telephones write a JPEG
     site.files = {"/1": picture(), "/2.jpg": picture("PNG"), "/3": picture("WEBP"), "/4": picture("MPO", **two)}
+    site.files |= {"/5": picture("TIFF"), "/6": picture("JPEG2000")}
     urls = {"a": f"{site.url}/1", "b.x": f"{site.url}/2.jpg", "c": f"{site.url}/3", "d": f"{site.url}/4"}
+    urls |= {"e": f"{site.url}/5", "é": f"{site.url}/6"}
     assert pictures(urls, tmp_path / "images") == {}
-    assert sorted(os.listdir(tmp_path / "images")) == ["a.jpg", "b.x.png", "c.webp", "d.jpg"]
-    assert len(site.asked) == 4
+    assert sorted(os.listdir(tmp_path / "images")) == ["a.jpg", "b.x.png", "c.webp", "d.jpg", "e.tiff", "é.jp2"]
+    assert len(site.asked) == 6
     site.files = {}
-    assert pictures(urls, tmp_path / "images") == {} and len(site.asked) == 4  # what is there is not fetched again
+    (tmp_path / "images" / "é.jp2").rename(tmp_path / "images" / "e\u0301.jp2")  # as some disks of macOS write it
+    assert pictures(urls, tmp_path / "images") == {} and len(site.asked) == 6  # what is there is not fetched again
 
 
 def test_where_capitals_do_not_count_no_picture_takes_the_place_of_another(site, tmp_path, monkeypatch):
@@ -477,3 +511,19 @@ def test_a_server_that_says_nothing_is_not_waited_for_forever(tmp_path, monkeypa
             fl.FedlabError, match=r"a\.bin could not be fetched \(127\.0\.0\.1:\d+: no answer in time\)"
         ):
             bring(tmp_path, url)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_what_was_fetched_has_the_mode_that_the_umask_gives(site, tmp_path, umask, mode):
+    """Downloads, what is unpacked of them, and pictures: other accounts of a group work on them too."""
+    site.files = {"/d.zip": zipped({"in/log.csv": b"1"}), "/a.bin": CONTENT, "/1": picture()}
+    before = os.umask(umask)
+    try:
+        fetch([Download((f"{site.url}/d.zip",), None, {"in/log.csv": "log.csv"})], tmp_path, "x", progress=False)
+        bring(tmp_path, f"{site.url}/a.bin")
+        assert pictures({"a": f"{site.url}/1"}, tmp_path) == {}
+    finally:
+        os.umask(before)
+    for name in ("d.zip", "log.csv", "a.bin", "a.jpg"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode, name

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +28,9 @@ def folder(tmp_path):
     (here / "images").mkdir(parents=True)
     rows = [(f"u{u}", f"i{i}", t) for u in range(8) for t, i in enumerate(rng.permutation(9)[: 4 + u % 3])]
     pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv(here / "interactions.csv", index=False)
-    items = pd.DataFrame({"item": [f"i{i}" for i in range(9)], "title": [f"a red thing, number {i}" for i in range(9)]})
+    items = pd.DataFrame(
+        {"item": [f"i{i}" for i in range(9)], "title": [f"a red thing, number 10{i}" for i in range(9)]}
+    )
     items.to_csv(here / "items.csv", index=False)
     for i in range(7):
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(here / "images" / f"i{i}.png")
@@ -98,6 +102,72 @@ def test_pictures_that_cannot_be_read_count_as_missing_and_are_listed(folder, of
 def test_pictures_outside_the_folder_are_refused(folder, offline, name):
     rewrite(folder / "items.csv", image=[name] + [""] * 8)
     with pytest.raises(fl.FedlabError, match=r"items\.csv, row 2: image '.*' leads out of .*images"):
+        fl.load(folder, **offline)
+
+
+def test_pictures_and_features_are_found_however_they_are_written(folder, offline):
+    """Another case, another ending, a folder within, accents in two characters, leading zeros."""
+    plain = fl.load(folder, **offline)
+    names = ["é", "Ab", "3", "i3", "i4", "i5", "i6", "i7", "i8"]
+    rename = dict(zip([f"i{i}" for i in range(9)], names, strict=True))
+    for table in ("interactions.csv", "items.csv"):
+        known = pd.read_csv(folder / table)
+        known.assign(item=known["item"].map(rename)).to_csv(folder / table, index=False)
+    (folder / "images").rename(folder / "pictures")
+    (folder / "pictures").rename(folder / "Images")
+    images = folder / "Images"
+    (images / "more").mkdir()
+    (images / "i0.png").rename(images / "e\u0301.png")
+    (images / "i1.png").rename(images / "aB.PNG")
+    (images / "i2.png").rename(images / "00003.png")
+    (images / "i3.png").rename(images / "more" / "i3.png")
+    Image.open(images / "i4.png").save(images / "i4.tif")
+    (images / "i4.png").unlink()
+    (folder / "audio.npy").rename(folder / "audio.NPY")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = fl.load(folder, **offline)
+    assert data.missing == plain.missing == {"image": 2}
+    for modality, feature in plain.features.items():
+        assert torch.equal(data.features[modality], feature), modality
+
+
+def test_an_empty_cell_is_filled_by_name_and_a_named_picture_is_found_in_any_case(folder, offline):
+    by_name = fl.load(folder, **offline)
+    rewrite(folder / "items.csv", image=["", "I1.PNG", *[""] * 7])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fl.load(folder, **offline).fingerprint == by_name.fingerprint
+
+
+def test_what_is_there_and_not_read_is_told(folder, offline):
+    (folder / "images" / "gone.png").touch()
+    for name in ["clip.npz", "video.pt", "tags.csv", "audio.npy.gz", "i7.jpg", "README.txt", ".hidden.npz", "made.py"]:
+        (folder / name).touch()
+    (folder / "features").mkdir()
+    np.save(folder / "features" / "text.npy", np.eye(9))
+    with pytest.warns(UserWarning) as told:
+        data = fl.load(folder, **offline)
+    assert list(data.features) == ["audio", "image", "text"] and data.features["text"].shape == (9, 512)
+    assert [str(w.message) for w in told] == [
+        f"{folder / 'images'}: 1 picture matches no item, or several (gone.png)",
+        f"{folder}: 6 files that look like features or pictures are not read (first: audio.npy.gz). Features are read "
+        "from NAME.npy (numpy.save) or NAME.safetensors beside interactions.csv, pictures from images/",
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such file names")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a:b.npy", "its name holds ':'"),
+        ("a\\b.npy", r"its name holds '\\\\'"),
+        (" .npy", "a name is text, neither empty"),
+    ],
+)
+def test_a_modality_with_an_impossible_name_is_refused_with_its_file(folder, offline, name, message):
+    np.save(folder / name, np.eye(9))
+    with pytest.raises(fl.FedlabError, match=rf"mine/.*: modality '.*': {message}"):
         fl.load(folder, **offline)
 
 
@@ -225,7 +295,7 @@ def test_a_folder_is_replaced_only_if_it_is_one_of_ours(world, tmp_path):
         ("items.csv", "item,title\ni0,x\n,y\n", r"items\.csv, row 3: item is empty"),
         ("items.csv", "item,title\n", r"items\.csv: there are no items in it"),
         ("audio.safetensors", "", r"modality 'audio' has two files, audio\.npy and audio\.safetensors"),
-        ("id.npy", "", r"id\.npy: 'id' names the item ID's own signal"),
+        ("id.npy", "", r"id\.npy: modality 'id': 'id' names the item ID's own signal"),
         ("dataset.json", "[1]", r"dataset\.json: is not what `save_dataset` writes"),
         ("dataset.json", '{"about": 5}', r"dataset\.json: is not what `save_dataset` writes"),
         ("dataset.json", '{"about": ', r"dataset\.json: is not JSON"),
@@ -246,8 +316,9 @@ def test_bad_files_are_named(folder, offline, file, content, message):
     ("change", "message"),
     [
         ((slice(None), np.nan), r"audio\.npy: every row is missing"),
-        ((2, np.inf), r"audio\.npy, row 2: holds a NaN or an infinity"),
-        (((3, 1), np.nan), r"audio\.npy, row 3: holds a NaN or an infinity \(a missing row is NaN throughout\)"),
+        ((2, np.inf), r"audio\.npy, row 2, column 0 is infinite$"),
+        (((3, 1), np.nan), r"audio\.npy, row 3, column 1 is NaN \(a missing row is NaN throughout\)"),
+        (((5, 4), -1e300), r"audio\.npy, row 5, column 4 is -1e\+300, too large for float32$"),
     ],
 )
 def test_bad_features_are_named(folder, offline, change, message):

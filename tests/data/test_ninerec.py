@@ -70,7 +70,7 @@ def test_features_that_do_not_fit(copy):
         fl.load("ku", root=copy)
     feature[4, 7] = np.nan
     np.save(copy / "image_features.npy", feature)
-    with pytest.raises(fl.FedlabError, match=r"image_features\.npy, row 4: holds a NaN"):
+    with pytest.raises(fl.FedlabError, match=r"image_features\.npy, row 4, column 7 is NaN; encode"):
         fl.load("ku", root=copy)
 
 

@@ -180,7 +180,9 @@ def test_what_cannot_be_read_is_listed_and_missing(tmp_path, cache):
         assert done.problems[2] == f"{tmp_path / 'gone.jpg'}: there is no such file"
         assert done.problems[12].endswith("there is no such file")
         assert done.problems[3] == done.problems[7]
-        assert done.problems[3] == f"{tmp_path / 'text.jpg'}: not a picture in one of JPEG, PNG, WEBP, GIF, BMP"
+        assert done.problems[3].startswith(
+            f"{tmp_path / 'text.jpg'}: not a picture in one of JPEG, PNG, WEBP, GIF, BMP"
+        )
         assert "cut.png: cannot be decoded" in done.problems[4]
         assert "large.png: refused: 50 × 60 pixels" in done.problems[5]
         if os.name == "posix":  # Windows says neither

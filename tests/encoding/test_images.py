@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import threading
+import unicodedata
 import warnings
 import zlib
 from pathlib import Path
@@ -12,14 +13,33 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 import fedlab_mm as fl
-from fedlab_mm.encoding import Covers, UnreadableImage, images, inside, open_image, pictures_in
+from fedlab_mm.encoding import (
+    Covers,
+    UnreadableImage,
+    folder_called,
+    images,
+    inside,
+    open_image,
+    pictures_in,
+    pictures_of,
+)
 
 INK = (10, 20, 30)
 WHITE = (255, 255, 255)
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+ENDINGS |= {
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+    "TGA": ".tga",
+    "PCX": ".pcx",
+    "SGI": ".sgi",
+    "JPEG2000": ".jp2",
+    "QOI": ".qoi",
+}
+ENDINGS |= {"AVIF": ".avif"} if features.check("avif") else {}
 
 
 def written(picture: Image.Image, form: str, **options) -> bytes:
@@ -61,6 +81,8 @@ SEEDS = {
     "webp": written(noise(), "WEBP"),
     "webp frames": two_frames("WEBP"),
     "bmp": written(noise(), "BMP"),
+    **{form.lower(): written(noise(), form) for form in list(ENDINGS)[5:]},
+    "tiff packed": written(noise(), "TIFF", compression="tiff_lzw"),
 }
 
 
@@ -139,6 +161,24 @@ def test_a_camera_s_orientation_is_undone(tmp_path, form, orientation, upright):
     picture = noise(5, 3)
     picture.save(tmp_path / "a", form, exif=exif, lossless=True)
     assert np.array_equal(np.asarray(open_image(tmp_path / "a")), upright(np.asarray(picture)))
+
+
+def test_a_broken_exif_costs_no_picture(tmp_path, monkeypatch):
+    """Where the orientation can be read, it is heeded: Pillow 11.0 fails as it writes coordinates of 0/0 anew."""
+    picture = noise(5, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 1.0, 1.0)})
+    picture.save(tmp_path / "turned.png", exif=exif)
+    for n, broken in enumerate([b"Exif\0\0no TIFF", EXIF[:17], b"Exif\0\0II*\0\x08\x03"]):
+        picture.save(tmp_path / f"{n}.png", exif=broken)
+        assert np.array_equal(np.asarray(open_image(tmp_path / f"{n}.png")), np.asarray(picture)), broken
+
+    def tobytes(self, offset=8):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(Image.Exif, "tobytes", tobytes)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "turned.png")), np.rot90(np.asarray(picture), -1))
 
 
 def test_orientation_keeps_transparency(tmp_path):
@@ -273,7 +313,7 @@ def test_half_a_file_is_a_damaged_picture(tmp_path, name):
         open_image(path)
 
 
-EXOTIC = ["EPS", "TIFF", "ICO", "PPM", "TGA", "PCX", "PDF", "SGI", "DDS", "JPEG2000", "AVIF", "ICNS", "MSP"]
+EXOTIC = ["EPS", "ICO", "PDF", "DDS", "ICNS", "MSP"]
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 
 
@@ -424,6 +464,51 @@ def test_no_name_leaves_the_folder(name):
     path = inside(folder, name)
     if path is not None:
         assert os.path.normpath(path).startswith("/data/images/")
+
+
+def located(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def matched(items, folder, **more):
+    return {item: path.relative_to(folder).as_posix() for item, path in pictures_of(items, folder, **more).items()}
+
+
+def test_pictures_are_found_by_the_nearest_name(tmp_path):
+    nfd = unicodedata.normalize("NFD", "é")
+    located(tmp_path, "a.avif", "sub/deep/b.tif", "C.JPG", f"{nfd}.png", "00004.jpg", "sub/.x/e.png", "__MACOSX/f.png")
+    items = ["a", "b", "c", "é", "4", "e", "f", "none"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert matched(items, tmp_path) == {
+            "a": "a.avif", "b": "sub/deep/b.tif", "c": "C.JPG", "é": f"{nfd}.png", "4": "00004.jpg",
+        }  # fmt: skip
+        assert matched(["00a"], tmp_path, others=items) == {} == matched(items, tmp_path / "gone")
+        left = matched(items, tmp_path, taken=[tmp_path / "a.avif"])
+    assert "a" not in left and len(left) == 4
+
+
+def test_what_is_not_clear_is_left_and_told(tmp_path):
+    located(
+        tmp_path, "1.jpg", "1.png", "sub/1.bmp", "001.gif", "0001.gif", "AB.jpg", "z.png", "2.heic", "2.txt", "z.txt"
+    )
+    with pytest.warns(UserWarning) as told:
+        found = matched(["1", "01", "ab", "Ab", "2", "3"], tmp_path)
+    assert found == {"1": "1.jpg"}
+    assert [str(w.message) for w in told] == [
+        f"{tmp_path}: 4 pictures match no item, or several (first: 0001.gif); 2 pictures are their items' second, not "
+        "used (first: 1.png); 2 files are named as items and cannot be read (first: 2.heic)"
+    ]
+    with pytest.warns(UserWarning, match=r"1 picture matches no item, or several \(z\.png\)"):
+        assert matched(["1", "ab"], tmp_path) == {"1": "1.jpg", "ab": "AB.jpg"}  # the least deep, then by name
+
+
+def test_a_folder_is_found_in_any_case(tmp_path):
+    assert folder_called(tmp_path, "images") == tmp_path / "images"
+    (tmp_path / "Images").mkdir()
+    assert folder_called(tmp_path, "images").samefile(tmp_path / "Images")
 
 
 def test_pictures_of_a_folder(tmp_path):

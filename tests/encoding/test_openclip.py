@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import fedlab_mm as fl
-from fedlab_mm.encoding import EncoderUnavailable, OpenCLIP, encode_images, encode_texts, openclip
+from fedlab_mm.encoding import EncoderUnavailable, OpenCLIP, encode_images, encode_items, encode_texts, openclip
 
 pytestmark = pytest.mark.slow
 
@@ -336,10 +336,65 @@ def test_without_a_network_the_weights_are_soon_said_to_be_unavailable(cut_off):
     assert before == constants.HF_HUB_OFFLINE
 
 
+@pytest.fixture
+def watched(monkeypatch, tmp_path, open_clip):
+    """A machine with a network that is to stay offline: what is asked of it is noted, and refused."""
+    from huggingface_hub import constants
+
+    asked = []
+
+    def refused(*arguments, **_):
+        asked.append(arguments[-1])
+        raise ConnectionRefusedError("nothing may be asked")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refused)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refused)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "1")
+    return asked
+
+
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9"])
+def test_a_machine_that_is_kept_offline_asks_the_hub_nothing(watched, monkeypatch, proxy):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(EncoderUnavailable, match=r"FEDLAB_MM_OFFLINE=1 keeps this machine offline: unset it once, or"):
+        OpenCLIP().encode_texts(["a"])
+    assert not watched and constants.HF_HUB_OFFLINE is False
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "maybe")
+    with pytest.raises(fl.FedlabError, match=r"^FEDLAB_MM_OFFLINE=maybe: must be one of 1, true, yes, on, or of 0"):
+        encode_items(None, ["a"], progress=False)  # under "auto" nothing stands in for a clear answer
+    monkeypatch.setenv("FEDLAB_MM_OFFLINE", "0")
+    with pytest.raises(EncoderUnavailable, match="Connect to the network once"):
+        OpenCLIP().encode_texts(["a"])
+    assert watched
+
+
+def test_weights_that_the_hub_s_cache_holds_load_offline(watched, monkeypatch, tmp_path, open_clip, small, vectors):
+    tags = {"test": {"hf_hub": "somebody/small/", "quick_gelu": False}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, SMALL, tags)
+    kept = tmp_path / "hub" / "models--somebody--small"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("a" * 40, encoding="utf-8", newline="")
+    (kept / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    path = kept / "snapshots" / ("a" * 40) / "open_clip_model.safetensors"
+    safetensors.torch.save_file(small._loaded[0].state_dict(), path)
+    encoder = OpenCLIP(SMALL, "test")
+    assert np.array_equal(encoder.encode_texts(TEXTS), vectors[1]) and not watched
+
+
+def test_all_weights_come_by_the_hub(open_clip):
+    """Which can be kept offline: OpenCLIP's other way, by an address of their own, cannot."""
+    for model, tag in open_clip.list_pretrained():
+        assert open_clip.get_pretrained_cfg(model, tag).get("hf_hub"), (model, tag)
+
+
 def test_without_a_network_auto_goes_on_offline(cut_off, tmp_path):
     Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
-    from fedlab_mm.encoding import encode_items
-
     with pytest.warns(UserWarning, match="'openai' cannot be loaded .* Going on with the offline encoder"):
         done, encoder = encode_items([tmp_path / "a.png"], ["red fox"], cache=tmp_path / "cache", progress=False)
     assert encoder.identity["encoder"] == "offline"

@@ -303,6 +303,23 @@ class Unpunished(lookup("backbone", "fedrap")):
         return share_N.new_zeros(share_N.shape[:-1])
 
 
+class Scaled(LinearBackbone):
+    """A parameter of shape (), private here and shared below."""
+
+    private = LinearBackbone.private | {"scale"}
+
+    def __init__(self, dim):
+        super().__init__(dim)
+        self.scale = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, items_NW):
+        return self.scale * super().forward(items_NW)
+
+
+class ScaledAlike(Scaled):
+    private = LinearBackbone.private
+
+
 class Smoothed(lookup("loss", "bce")):
     def of(self, logits, labels):
         return super().of(logits, 0.9 * labels + 0.05)
@@ -310,8 +327,12 @@ class Smoothed(lookup("loss", "bce")):
 
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize(
-    "newcomer", [Lifted, SharedPredictor, SharedBias, TableBeside, KeptPersonal, Attracted, Unpunished, Smoothed]
-)
+    "newcomer",
+    [
+        Lifted, SharedPredictor, SharedBias, TableBeside, KeptPersonal, Attracted, Unpunished, Smoothed, Scaled,
+        ScaledAlike,
+    ],
+)  # fmt: skip
 def test_gradients_by_hand_are_taken_only_where_they_are_right(world, recipe, method, newcomer):
     """A subclass that differs in one thing trains and scores as it does in the loop."""
     family = "loss" if newcomer is Smoothed else "backbone"
@@ -324,3 +345,35 @@ def test_gradients_by_hand_are_taken_only_where_they_are_right(world, recipe, me
         torch.testing.assert_close(fast.scores(), plain.scores(), rtol=1e-9, atol=1e-9)
     finally:
         del _FAMILIES[family]["test newcomer"]
+
+
+@pytest.mark.parametrize("newcomer", [Scaled, ScaledAlike])
+@pytest.mark.parametrize("method", ["none", "fedmr", "gfmfr"])
+def test_a_number_alone_is_guarded_grouped_saved_and_loaded_too(small_toy, recipe, tmp_path, method, newcomer):
+    """A parameter without an axis; and an operator's, which under FedMR each client uploads a gradient of."""
+
+    @register("operator", "test scaled")
+    class ScaledSum(lookup("operator", "sum")):
+        def __init__(self, n_signals, dim):
+            super().__init__(n_signals, dim)
+            self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, signals_MID):
+            return self.scale * super().forward(signals_MID)
+
+    register("backbone", "test newcomer")(newcomer)
+    try:
+        r = recipe.but(
+            dataset="toy", method=method, backbone="test newcomer", operators=("test scaled",), rounds=2, lr=0.05,
+            shared_lr=0.05, id_lr_scale=1.0, noise=1e-4, clip=None if method == "gfmfr" else 0.5, precision="float64",
+        )  # fmt: skip
+        plain, fast = (fl.train(r.but(engine=e), small_toy, progress=False) for e in ("loop", "stacked"))
+        assert_same(plain.model, fast.model, 1e-9)
+        scale = "private.backbone.scale" if newcomer is Scaled else "shared.backbone.scale"
+        assert fast.last_state[scale].shape == ((small_toy.n_users,) if newcomer is Scaled else ())
+        assert (fast.last_state[scale] != 1.5).all()
+        fast.save(tmp_path / "run")
+        again = fl.load_run(tmp_path / "run", small_toy)
+        assert torch.equal(again.last_state[scale], fast.last_state[scale])
+    finally:
+        del _FAMILIES["backbone"]["test newcomer"], _FAMILIES["operator"]["test scaled"]
