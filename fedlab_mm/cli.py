@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedlabError as error:
         return _failed(str(error), 2)
     except BrokenPipeError:  # whoever read this, `head` or a pager, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would complain when it ends
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

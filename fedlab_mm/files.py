@@ -40,6 +40,12 @@ def shipped(kind: str) -> Traversable:
     raise FedlabError(f"this copy of fedlab_mm has no {kind}: install its wheel, or clone its repository")
 
 
+def beside(place: Path) -> Path:
+    """A new name beside a file or folder. What is opened there anew has the mode that the umask gives: the files of
+    `tempfile` are their owner's only."""
+    return place.with_name(f".{place.name[:40]}-{secrets.token_hex(8)}")
+
+
 @contextmanager
 def whole(place: Path) -> Iterator[Path]:
     """A path beside `place`, to write a file or make a folder at. It takes its place when the block ends, and is gone
@@ -52,7 +58,7 @@ def whole(place: Path) -> Iterator[Path]:
         FedlabError: a folder cannot be renamed, as on Windows while a program has a file of the old one open.
     """
     place = Path(os.path.realpath(place))  # a link goes on to point at what it names
-    partial = place.with_name(f".{place.name[:80]}-{secrets.token_hex(4)}")
+    partial = beside(place)
     partial.touch(exist_ok=False)
     usual = stat.S_IMODE(partial.stat().st_mode)
     partial.unlink()

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
 import stat
 import tarfile
 import tempfile
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from fedlab_mm.encoding import UnreadableImage, nfc, open_image, pictures_in
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.files import put, replace
+from fedlab_mm.files import beside, put, replace, whole
 from fedlab_mm.network import ask
 
 CHUNK = 1 << 18
@@ -181,25 +180,13 @@ def unpack(archive: Path, folder: Path, members: Mapping[str, str]) -> None:
                 if size > MAX_UNPACKED:
                     raise FedlabError(f"{archive}: member {member} is refused: {size:,} bytes once it is unpacked")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                partial = _beside(target)
-                try:
-                    with open(partial, "xb") as file, open_member() as source:
-                        if _copy(source, file, size) != size:
-                            raise FedlabError(f"{archive}: member {member} is damaged: its size is not what it says")
-                    replace(partial, target)
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
+                with whole(target) as partial, open(partial, "xb") as file, open_member() as source:
+                    if _copy(source, file, size) != size:
+                        raise FedlabError(f"{archive}: member {member} is damaged: its size is not what it says")
     except FedlabError:
         raise
     except Exception as error:  # zipfile, tarfile, zlib and lzma have no common base for what is damaged
         raise FedlabError(f"{archive}: cannot be unpacked ({error}); delete it to fetch it again") from None
-
-
-def _beside(target: Path) -> Path:
-    """A new name beside a file that is to be put in its place. Opened anew, it has the mode that the umask gives: the
-    files of `tempfile` are their owner's only."""
-    return target.with_name(f".{target.name[:40]}-{secrets.token_hex(8)}")
 
 
 def _copy(source: Any, file: Any, size: int) -> int:
@@ -278,7 +265,7 @@ def _picture(url: str, folder: Path, item: str) -> str | None:
     # Windows would take half a character; what it refuses beside (?, *, CON) it says when the file is put in its place.
     if not item or item.startswith(".") or any(c in "/\\\0:" or "\ud800" <= c <= "\udfff" for c in item):
         return f"item '{item}' cannot be a file's name"
-    partial = _beside(folder / "fetching")
+    partial = beside(folder / "fetching")
     try:
         with open(partial, "xb") as file, requests.get(url, stream=True, timeout=TIMEOUT) as answer:
             answer.raise_for_status()

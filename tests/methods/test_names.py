@@ -8,6 +8,7 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.fusion import Bank, part_name
 from fedlab_mm.registry import lookup, names
+from tests.conftest import but
 
 ODD = ["clip.b32", "forward", "ViT-B-32.openai", "training", "keys", "a%2Eb", "feature a"]
 
@@ -47,7 +48,7 @@ def test_a_folder_with_such_a_file_trains(name, small_toy, recipe, tmp_path):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_every_method_trains_with_them_as_with_others(method, optimizer, small_toy, odd, recipe, tmp_path):
     """In both engines, saved and loaded, left out and alone; a name decides nothing but what is shown."""
-    r = recipe.but(dataset="toy", method=method, operators=("mlp", "solo"), rounds=2, optimizer=optimizer, lr=0.01)
+    r = but(recipe, dataset="toy", method=method, operators=("mlp", "solo"), rounds=2, optimizer=optimizer, lr=0.01)
     r = r.but(shared_lr=0.01)
     plain, run = (fl.train(r, data, progress=False) for data in (small_toy, odd))
     assert run.test == plain.test
