@@ -72,8 +72,8 @@ def epsilon(
     _check_setting(sampling_rate, rounds, delta, accountant, sampling)
     if noise_multiplier == 0:
         return math.inf
-    if not 1e-50 <= noise_multiplier <= 1e50:  # its square would leave the numbers, and ε come out as 0
-        raise FedlabError(f"noise_multiplier={noise_multiplier}: must be 0, or lie between 1e-50 and 1e50")
+    if not 1e-50 <= noise_multiplier <= 1e6:  # too small a square leaves the numbers, and ε is 0
+        raise FedlabError(f"noise_multiplier={noise_multiplier}: must be 0, or lie between 1e-50 and 1e6")
     return _spent(noise_multiplier, sampling_rate, rounds, delta, accountant, sampling)
 
 
