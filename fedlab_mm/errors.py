@@ -1,10 +1,22 @@
 """What can go wrong through no fault of the code: each error is one line that says where, what, and what to do."""
 
+from numbers import Integral
 from typing import Any
 
 
 class FedlabError(ValueError):
     """A wrong name, file, row or argument. Its message is meant to be shown as it is."""
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """An argument that counts something, as an int; also from numpy.
+
+    Raises:
+        FedlabError: it is no whole number (1.0 and True are none), or less than `least`.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise FedlabError(f"{name}={value!r}: must be a whole number, at least {least}")
+    return int(value)
 
 
 class MissingExtra(FedlabError, ImportError):

@@ -12,7 +12,7 @@ exact, without drawing anything. With one relevant item the ideal DCG is 1.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedlab_mm.errors import FedlabError
+from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.records import Dataset, Histories
 from fedlab_mm.threads import lap
 
@@ -39,7 +39,8 @@ def evaluate(
     """Mean HR@k and NDCG@k over users.
 
     Args:
-        scores_UI: a score for every user and item, tensor or array; higher is better.
+        scores_UI: a score for every user and item, tensor, array, lists, or a frame labelled by their numbers; of any
+            real type; higher is better.
         target_U: each user's held-out item.
         seen: what to leave out of each user's ranking: `data.train`, a bool [U, I], or a list of item lists.
         k: cut-off, at most the number of items.
@@ -52,13 +53,18 @@ def evaluate(
             items that are equally popular share their mean rank). Ties are taken in expectation here too.
 
     Raises:
-        FedlabError: wrong shapes, a NaN score, a target among the seen, an unknown rule for ties, k out of range.
+        FedlabError: wrong shapes or types, a NaN score, a target among the seen, an unknown rule for ties, k out of
+            range or no whole number.
 
     >>> evaluate([[0.9, 0.5, 0.5, 0.1]], target_U=[2], seen=[[0]], k=1)
     {'hr@1': 0.5, 'ndcg@1': 0.5}
     >>> evaluate([[0.9, 0.5, 0.5, 0.1]], target_U=[2], seen=[[0]], k=1, ties="index")
     {'hr@1': 0.0, 'ndcg@1': 0.0}
     """
+    scores_UI = _table(scores_UI)
+    for name, value in (("warm_I", warm_I), ("popularity_I", popularity_I)):
+        if value is not None and np.shape(value) != (scores_UI.shape[1],):
+            raise FedlabError(f"{name} has shape {np.shape(value)}: one value for each of {scores_UI.shape[1]} items")
     users = evaluate_users(scores_UI, target_U, seen, k, ties)
     result = _means(users, k, warm_I)
     if popularity_I is not None:
@@ -122,10 +128,14 @@ def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Te
     """The chance of each item to be among a user's first k, seen items left out: float64 [U, I]. It is 0 or 1, but for
     items tied at the end of the list, which share the places left.
 
+    Raises:
+        FedlabError: as `evaluate`.
+
     >>> recommended([[0.9, 0.5, 0.5, 0.1]], [[0]], k=1)
     tensor([[0.0000, 0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
-    scores_UI = torch.as_tensor(scores_UI)
+    scores_UI = _table(scores_UI)
+    k = _cut_off(k, ties, scores_UI.shape[1])
     rows, columns = (x.to(scores_UI.device) for x in _seen_pairs(seen, *scores_UI.shape))
     scores_UI = scores_UI.double().index_put((rows, columns), scores_UI.new_tensor(-torch.inf, dtype=torch.float64))
     if ties == "index":
@@ -144,13 +154,14 @@ def paired_test(difference_U: np.ndarray) -> pd.Series:
     permutation test, 9,999 resamples each. With fewer than two users there is neither: both are NaN.
 
     Raises:
-        FedlabError: a difference is NaN or infinite.
+        FedlabError: a difference is NaN or infinite, or there is not one for each user.
 
     >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
     [0.18, 0.1, 0.26, 0.02, 8.0]
     """
     from scipy.stats import bootstrap, permutation_test
 
+    difference_U = _numbers("differences", difference_U)
     if not np.isfinite(difference_U).all():
         raise FedlabError(f"the difference of user {int(np.isfinite(difference_U).argmin())} is not finite")
     if len(difference_U) < 2:
@@ -158,7 +169,7 @@ def paired_test(difference_U: np.ndarray) -> pd.Series:
         return pd.Series({"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "users": len(difference_U)})
     if not np.any(difference_U):
         return pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "users": len(difference_U)})
-    sample, many = (np.asarray(difference_U),), {"n_resamples": 9999, "vectorized": True}
+    sample, many = (difference_U,), {"n_resamples": 9999, "vectorized": True}
     interval = bootstrap(sample, np.mean, method="percentile", rng=np.random.default_rng(0), **many).confidence_interval
     test = permutation_test(sample, np.mean, permutation_type="samples", rng=np.random.default_rng(0), **many)
     values = {"difference": sample[0].mean(), "low": interval.low, "high": interval.high, "p": test.pvalue}
@@ -173,22 +184,14 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
     0       0      0     1  1.000   1.000
     1       2      0     3  0.667   0.544
     """
-    scores_UI = torch.as_tensor(scores_UI)
-    if not scores_UI.is_floating_point():
-        scores_UI = scores_UI.double()
-    target_U1 = torch.tensor(np.array(target_U), dtype=torch.int64, device=scores_UI.device)[:, None]
+    scores_UI = _table(scores_UI)
     n_users, n_items = scores_UI.shape
-    if not 1 <= k <= n_items:
-        raise FedlabError(f"k={k}: must lie between 1 and the number of items, {n_items}")
-    if ties not in TIES:
-        raise FedlabError(f"unknown ties '{ties}': there are: {', '.join(TIES)}")
+    k = _cut_off(k, ties, n_items)
+    target_U1 = torch.from_numpy(_item_numbers(target_U, "a target")).to(scores_UI.device)[:, None]
     if len(target_U1) != n_users:
         raise FedlabError(f"{len(target_U1)} targets for {n_users} rows of scores: one each is needed")
     if ((target_U1 < 0) | (target_U1 >= n_items)).any():
         raise FedlabError(f"a target lies outside the items 0 to {n_items - 1}")
-    nan_U = torch.isnan(scores_UI).any(dim=1)
-    if nan_U.any():
-        raise FedlabError(f"scores of user {int(nan_U.nonzero()[0])} hold a NaN")
     rows, columns = (x.to(scores_UI.device) for x in _seen_pairs(seen, n_users, n_items))
     scores_UI = scores_UI.index_put((rows, columns), scores_UI.new_tensor(-torch.inf))
     target_scores_U1 = scores_UI.gather(1, target_U1)
@@ -218,9 +221,63 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
 
 
 def _count(compare: Callable[..., Tensor], scores_UI: Tensor, target_U1: Tensor) -> Tensor:
-    """For how many items of each user the comparison holds. (Adding floats, exact to 16 million, takes a sixth of the
-    time of counting booleans.)"""
-    return compare(scores_UI, target_U1, out=torch.empty_like(scores_UI)).sum(dim=1).long()
+    """For how many items of each user the comparison holds. (Adding floats takes a sixth of the time of counting
+    booleans.)"""
+    exact = scores_UI.dtype if scores_UI.shape[1] <= 2**24 else torch.float64  # single precision counts to 16 million
+    return compare(scores_UI, target_U1, out=torch.empty_like(scores_UI, dtype=exact)).sum(dim=1).long()
+
+
+def _table(scores_UI: Any) -> Tensor:
+    """Scores in single or double precision, in which all of them keep their order and their ties.
+
+    >>> _table(np.array([[2**53, 2**53 + 1, -7]]))
+    tensor([[1., 2., 0.]], dtype=torch.float64)
+    """
+    if isinstance(scores_UI, pd.DataFrame):
+        if not all(np.array_equal(labels, np.arange(len(labels))) for labels in scores_UI.axes):
+            raise FedlabError(
+                "scores_UI is a frame whose labels are not 0, 1, 2, …: bring its rows in the order of users and its "
+                "columns in the order of items, and pass scores.to_numpy()"
+            )
+        scores_UI = scores_UI.to_numpy(copy=True)
+    try:  # through numpy, which reads lists in double precision
+        of_numpy = None if isinstance(scores_UI, Tensor) else np.require(scores_UI, requirements=["C", "W"])
+        table = scores_UI.detach() if of_numpy is None else torch.from_numpy(of_numpy)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FedlabError(f"scores_UI is no table of numbers: {error}") from None
+    if table.ndim != 2:
+        raise FedlabError(
+            f"scores_UI has shape {tuple(table.shape)}: a row of item scores for each user is needed, [users, items]; "
+            "of one user that is scores[None]"
+        )
+    if table.is_complex():
+        raise FedlabError("scores_UI holds complex numbers, which have no order")
+    if not table.is_floating_point():
+        if table.dtype.itemsize == 8 and table.numel() and (table.cpu().double().abs() >= 2**53).any():
+            ranks = np.unique(table.cpu().numpy(), return_inverse=True)[1].reshape(table.shape)
+            return torch.from_numpy(ranks).to(table.device).double()
+        return table.double()
+    table = table if table.dtype in (torch.float32, torch.float64) else table.float()
+    if not torch.isfinite(table.sum()) and (nan_U := torch.isnan(table).any(dim=1)).any():  # a sum is the quicker look
+        raise FedlabError(f"scores of user {int(nan_U.nonzero()[0])} hold a NaN")
+    return table
+
+
+def _cut_off(k: Any, ties: str, n_items: int) -> int:
+    k = whole_number("k", k)
+    if k > n_items:
+        raise FedlabError(f"k={k}: must lie between 1 and the number of items, {n_items}")
+    if ties not in TIES:
+        raise FedlabError(f"unknown ties '{ties}': there are: {', '.join(TIES)}")
+    return k
+
+
+def _item_numbers(items: Any, what: str) -> np.ndarray:
+    """One number for each entry, int64 [N]; an empty list has none."""
+    number_N = np.asarray(items.cpu() if isinstance(items, Tensor) else items)
+    if number_N.ndim != 1 or (len(number_N) and number_N.dtype.kind not in "iu"):
+        raise FedlabError(f"{what}: one whole number an item is needed, not {number_N.dtype} {number_N.shape}")
+    return number_N.astype(np.int64)
 
 
 def evaluate_split(
@@ -228,17 +285,26 @@ def evaluate_split(
 ) -> dict[str, float]:
     """`evaluate` on a dataset's "valid" or "test" targets, training items masked, warm and cold targets apart; on test
     also coverage and popularity rank."""
-    return evaluate_blocks([(slice(0, data.n_users), torch.as_tensor(scores_UI))], data, split, k, ties)[0]
+    return evaluate_blocks([(slice(0, data.n_users), _table(scores_UI))], data, split, k, ties)[0]
 
 
 def _seen_pairs(seen: Any, n_users: int, n_items: int) -> tuple[Tensor, Tensor]:
     if isinstance(seen, Histories):
         users, items = seen.users, seen.items
-    elif isinstance(seen, (np.ndarray, Tensor)) and np.ndim(seen) == 2:
-        users, items = np.nonzero(np.asarray(seen, dtype=bool))
+    elif isinstance(seen, (np.ndarray, Tensor, pd.DataFrame)) and np.ndim(seen) == 2:
+        mask_UI = np.asarray(seen.cpu() if isinstance(seen, Tensor) else seen)
+        if mask_UI.shape != (n_users, n_items) or not np.isin(mask_UI, (0, 1)).all():
+            raise FedlabError(
+                f"seen does not fit: as a table {mask_UI.shape} it is read as a mask, which is [{n_users}, {n_items}], "
+                "true or false; items by their numbers are a list for each user"
+            )
+        users, items = np.nonzero(mask_UI)
     else:
-        users = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-        items = np.concatenate([np.zeros(0, dtype=np.int64), *[np.asarray(i, dtype=np.int64) for i in seen]])
+        if not isinstance(seen, Sequence | np.ndarray | Tensor):
+            raise FedlabError(f"seen is a {type(seen).__name__}: histories, a mask or a list for each user are needed")
+        lists = [_item_numbers(items, f"seen of user {user}") for user, items in enumerate(seen)]
+        users = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
     if len(seen) != n_users or (len(items) and not 0 <= items.min() <= items.max() < n_items):
         raise FedlabError(f"seen does not fit: it needs {n_users} users and items from 0 to {n_items - 1}")
     return torch.from_numpy(users), torch.from_numpy(items)
@@ -252,14 +318,21 @@ def evaluate_clicks(logits: Any, clicks: Any, users: Any) -> dict[str, float]:
         logits: of a click, one for each showing; clicks: 0 or 1; users: whose showing it is.
 
     Raises:
-        FedlabError: a logit is NaN.
+        FedlabError: a logit is NaN, a click neither 0 nor 1, or they are not one each for every showing.
 
     >>> {k: round(v, 3) for k, v in evaluate_clicks([2.0, -1.0, 0.0, 1.0], [1, 0, 1, 0], [0, 0, 1, 1]).items()}
     {'auc': 0.75, 'logloss': 0.612, 'gauc': 0.5}
     """
-    logit_N, click_N, user_N = (np.asarray(x) for x in (logits, clicks, users))
+    logit_N, click_N = _numbers("evaluate_clicks: logits", logits), _numbers("evaluate_clicks: clicks", clicks)
+    user_N = np.asarray(users.cpu() if isinstance(users, Tensor) else users)
+    if not logit_N.shape == click_N.shape == user_N.shape:
+        shapes = f"{logit_N.shape}, {click_N.shape} and {user_N.shape}"
+        raise FedlabError(f"evaluate_clicks: logits, clicks and users have shapes {shapes}: one each for every showing")
     if np.isnan(logit_N).any():
         raise FedlabError(f"evaluate_clicks: the logit of showing {int(np.isnan(logit_N).argmax())} is NaN")
+    if not np.isin(click_N, (0, 1)).all():
+        row = int((~np.isin(click_N, (0, 1))).argmax())
+        raise FedlabError(f"evaluate_clicks: the click of showing {row} is {click_N[row]}: must be 0 or 1")
     each_N = np.logaddexp(0, np.where(click_N > 0, -logit_N, logit_N))
     table = pd.DataFrame({"logit": logit_N, "click": click_N, "user": user_N})
     of_user = table.groupby("user")["click"].agg(["mean", "size"])
@@ -268,6 +341,17 @@ def evaluate_clicks(logits: Any, clicks: Any, users: Any) -> dict[str, float]:
     own = [_auc(t["logit"].to_numpy(), t["click"].to_numpy()) for _, t in asked.groupby("user")]
     gauc = float(np.average(own, weights=both["size"])) if len(both) else float("nan")
     return {"auc": _auc(logit_N, click_N), "logloss": float(each_N.mean()), "gauc": gauc}
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """One number each in double precision, [N]: in half, means and logarithms would be rounded to three digits."""
+    try:
+        number_N = values.detach().cpu().double() if isinstance(values, Tensor) else np.asarray(values, dtype=float)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FedlabError(f"{name} are no numbers: {error}") from None
+    if number_N.ndim != 1:
+        raise FedlabError(f"{name} have shape {tuple(number_N.shape)}: one number each is needed")
+    return np.asarray(number_N)
 
 
 def _auc(score_N: np.ndarray, click_N: np.ndarray) -> float:
@@ -295,15 +379,23 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
         difference (a − b), low and high (95 % bootstrap interval), p (two-sided), users.
 
     Raises:
-        FedlabError: the two do not predict the same showings.
+        FedlabError: the two, or two seeds, do not predict the same showings; a logit is NaN; a column is not there.
     """
     from scipy.stats import rankdata
 
-    first_a, first_b = (t[t["seed"] == t["seed"].iloc[0]] for t in (a, b))
-    click_N, user_N = (first_a[c].to_numpy() for c in ("click", "user"))
-    if not (np.array_equal(click_N, first_b["click"]) and np.array_equal(user_N, first_b["user"])):
-        raise FedlabError("the two rows do not predict the same showings, so they cannot be paired")
-    of_a, of_b = ([rankdata(x["logit"]) for _, x in t.groupby("seed")] for t in (a, b))
+    whole_number("resamples", resamples)
+    lacking = sorted({"user", "click", "logit", "seed"} - (set(a.columns) & set(b.columns)))
+    if lacking or not len(a) or not len(b):
+        raise FedlabError(f"paired_auc needs rows with user, click, logit and seed; missing: {lacking or 'the rows'}")
+    for t in (a, b):
+        if t["logit"].isna().any():
+            raise FedlabError(f"paired_auc: the logit of row {int(t['logit'].isna().to_numpy().argmax())} is NaN")
+    runs_a, runs_b = ([run for _, run in t.groupby("seed", dropna=False)] for t in (a, b))
+    click_N, user_N = (runs_a[0][c].to_numpy() for c in ("click", "user"))
+    for run in runs_a + runs_b:
+        if not (np.array_equal(click_N, run["click"]) and np.array_equal(user_N, run["user"])):
+            raise FedlabError("the two rows do not predict the same showings, so they cannot be paired")
+    of_a, of_b = ([rankdata(run["logit"]) for run in runs] for runs in (runs_a, runs_b))
     n_seeds = math.lcm(len(of_a), len(of_b))
     rank_aSN, rank_bSN = (np.array([of[s % len(of)] for s in range(n_seeds)]) for of in (of_a, of_b))
     _, who_N = np.unique(user_N, return_inverse=True)

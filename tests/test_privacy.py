@@ -70,6 +70,32 @@ def test_the_inverse_reaches_epsilon_and_not_much_less(target):
     assert 0.97 * target <= fl.epsilon(z, 0.2, 60, 1e-4) <= target
 
 
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+@pytest.mark.parametrize(
+    ("target", "q", "rounds"), [(0.02, 0.001, 60), (0.1, 0.01, 60), (0.3, 0.1, 60), (3.0, 1.0, 20)]
+)
+def test_the_inverse_by_either_account_at_small_and_large_rates(target, q, rounds, accountant):
+    z = fl.noise_multiplier(target, q, rounds, 1e-5, accountant)
+    close = 0.97 if accountant == "pld" else 0.8  # between two of Rényi's orders its bound falls in steps
+    assert close * target <= fl.epsilon(z, q, rounds, 1e-5, accountant) <= target
+    assert fl.epsilon(0.99 * z, q, rounds, 1e-5, accountant) > target  # the least that is enough
+
+
+def test_the_inverse_asks_no_account_but_the_one_asked_for():
+    """Rényi's orders are finite: its bound stays above 0.001 whatever the noise; the tight one does not."""
+    assert fl.epsilon(2000, 0.1, 60, 1e-5, "pld") < 0.001
+    z = fl.noise_multiplier(0.001, 0.1, 60, 1e-5, "pld")
+    assert 1000 < z < 2000 and 0.97e-3 <= fl.epsilon(z, 0.1, 60, 1e-5, "pld") <= 1e-3
+    with pytest.raises(fl.FedlabError, match=r"leaks more by accountant='rdp'.* or accountant='pld', whose bound is "):
+        fl.noise_multiplier(0.001, 0.1, 60, 1e-5)
+
+
+def test_the_rate_of_a_fixed_sample_is_not_rounded_down():
+    rates = [1e-9, 1.4e-6, 1.6e-6]
+    spent = [fl.epsilon(0.5, q, 10**6, 1e-5, sampling="fixed") for q in rates]
+    assert spent == sorted(set(spent))
+
+
 @pytest.mark.slow
 def test_the_tight_account_needs_less_noise():
     loose, tight = (fl.noise_multiplier(5.0, 0.2, 60, 1e-4, accountant=a) for a in ("rdp", "pld"))
@@ -93,12 +119,30 @@ def test_what_a_recipe_proves(recipe):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fl.epsilon(-1.0, 0.1, 10, 1e-5), "noise_multiplier=-1.0: must be not negative"),
+        (lambda: fl.epsilon(-1.0, 0.1, 10, 1e-5), "noise_multiplier=-1.0: must be a finite number, not negative"),
         (lambda: fl.epsilon(1.0, 0.0, 10, 1e-5), r"sampling_rate=0.0: must be in \(0, 1\]"),
         (lambda: fl.epsilon(1.0, 1.5, 10, 1e-5), "sampling_rate=1.5"),
         (lambda: fl.epsilon(1.0, 0.1, 10, 1.0), r"delta=1.0: must be in \(0, 1\)"),
         (lambda: fl.epsilon(1.0, 0.1, 10, 0.0), "delta=0.0"),
         (lambda: fl.epsilon(1.0, 0.1, 0, 1e-5), "rounds=0: must be a whole number, at least 1"),
+        (lambda: fl.epsilon(1.0, 0.1, 1.5, 1e-5), "rounds=1.5: must be a whole number, at least 1"),
+        (lambda: fl.epsilon(1.0, 0.1, math.nan, 1e-5), "rounds=nan: must be a whole number"),
+        (lambda: fl.epsilon(1.0, 0.1, math.inf, 1e-5), "rounds=inf: must be a whole number"),
+        (lambda: fl.epsilon(1.0, 0.1, True, 1e-5), "rounds=True: must be a whole number"),
+        (lambda: fl.epsilon(1.0, 0.1, "10", 1e-5), "rounds='10': must be a whole number"),
+        (lambda: fl.noise_multiplier(1.0, 0.1, math.nan, 1e-5), "rounds=nan: must be a whole number"),
+        (lambda: fl.epsilon(math.inf, 0.1, 10, 1e-5), "noise_multiplier=inf: must be a finite number"),
+        (lambda: fl.epsilon(math.nan, 0.1, 10, 1e-5), "noise_multiplier=nan: must be a finite number"),
+        (lambda: fl.epsilon(1e-160, 0.1, 10, 1e-5), "noise_multiplier=1e-160: must be 0, or lie between 1e-50"),
+        (lambda: fl.epsilon(1e300, 0.1, 10, 1e-5), r"noise_multiplier=1e\+300: must be 0, or lie between"),
+        (lambda: fl.epsilon(1.0, math.nan, 10, 1e-5), r"sampling_rate=nan: must be in \(0, 1\]"),
+        (lambda: fl.epsilon(1.0, 0.1, 10, math.nan), r"delta=nan: must be in \(0, 1\)"),
+        (lambda: fl.epsilon(1.0, 0.1, 10, "1e-5"), "delta=1e-5: must be in"),
+        (lambda: fl.epsilon(True, 0.1, 10, 1e-5), "noise_multiplier=True: must be a finite number"),
+        (lambda: fl.noise_multiplier(math.inf, 0.1, 10, 1e-5), "epsilon=inf: must be positive and finite"),
+        (lambda: fl.noise_multiplier(math.nan, 0.1, 10, 1e-5), "epsilon=nan: must be positive and finite"),
+        (lambda: privacy.of_recipe(fl.Recipe(), 204, rounds=1.5), "rounds=1.5: must be a whole number"),
+        (lambda: privacy.of_recipe(fl.Recipe(), 1), "n_users=1: must be a whole number, at least 2"),
         (lambda: fl.epsilon(1.0, 0.1, 10, 1e-5, accountant="moments"), "unknown accountant 'moments'"),
         (lambda: fl.epsilon(1.0, 0.1, 10, 1e-5, sampling="shuffle"), "unknown sampling 'shuffle'"),
         (lambda: fl.epsilon(1.0, 0.1, 10, 1e-5, "pld", sampling="fixed"), "accounted for by accountant='rdp' only"),
