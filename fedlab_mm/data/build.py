@@ -58,7 +58,7 @@ def build(
     if not len(interactions):
         raise FedlabError(f"{source}: there are no interactions in it")
     for column in ("user", "item", "timestamp"):
-        if not pd.api.types.is_integer_dtype(interactions[column]):
+        if not pd.api.types.is_integer_dtype(interactions[column]) or interactions[column].hasnans:
             bad = pd.to_numeric(interactions[column], errors="coerce")
             row = int(np.flatnonzero(bad.isna() | (bad % 1 != 0))[:1].sum())
             value = interactions[column].iloc[row]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedlab_mm.data.source import Source
 from fedlab_mm.data.splits import leave_one_out
-from fedlab_mm.data.tables import in_seconds, listed, read_table, whole_numbers
+from fedlab_mm.data.tables import check_ids, in_seconds, listed, read_table, whole_numbers
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import ClickLog
 
@@ -71,9 +71,14 @@ def click_log(
     fewest = max(fewest, 2 * last + 1)
     if not len(log):
         raise FedlabError(f"{source}: there are no showings in it")
+    for column in ("user", "item"):
+        check_ids(log[column], column, source)
+    log = log.reset_index(drop=True)
     dropped = {}
     lengths = log.groupby("user")["user"].transform("size")
     dropped[f"users with fewer than {fewest} showings"] = log["user"][lengths < fewest].nunique()
+    if (lengths < fewest).any():
+        dropped["showings of these users"] = int((lengths < fewest).sum())
     log = log[lengths >= fewest]
     if not len(log):
         raise FedlabError(f"{source}: no user has {fewest} showings, some each to train, validate and test")

@@ -19,7 +19,7 @@ import pandas as pd
 from fedlab_mm.data.build import FEWEST, OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
-from fedlab_mm.data.tables import shorten
+from fedlab_mm.data.tables import check_ids, shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS, Dataset
@@ -246,6 +246,7 @@ def _checked_items(raw: Raw) -> pd.DataFrame:
             raise FedlabError(f"{raw.catalogue}: column {column} is missing")
     if not len(items):
         raise FedlabError(f"{raw.catalogue}: there are no items in it")
+    check_ids(raw.items["item"], "item", raw.catalogue)
     twice = items["item"].duplicated().to_numpy()
     if twice.any():
         row = raw.items.index[int(twice.argmax())]
@@ -264,6 +265,15 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         raise FedlabError(f"{raw.source}: column {missing[0]} is missing; there are {', '.join(map(str, log))}")
     if not len(log):
         raise FedlabError(f"{raw.source}: there are no interactions in it")
+    for column in ("user", "item"):
+        check_ids(log[column], column, raw.source)
+    if not pd.api.types.is_integer_dtype(log["timestamp"]) or log["timestamp"].hasnans:
+        times = pd.to_numeric(log["timestamp"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if (bad := ~np.isfinite(times) | (times % 1 != 0)).any():
+            row = int(bad.argmax())
+            told = f"timestamp '{shorten(log['timestamp'].iloc[row])}' is not a whole number of seconds"
+            raise FedlabError(f"{raw.source}, row {log.index[row]}: {told}")
+    log = log.assign(timestamp=log["timestamp"].astype(np.int64))
     unknown = ~log["item"].isin(items["item"]).to_numpy()
     if unknown.any():
         row, n = int(unknown.argmax()), int(unknown.sum())
@@ -276,7 +286,7 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         bad = ~log["split"].isin(SPLITS).to_numpy()
         if bad.any():
             raise FedlabError(f"{raw.source}, row {log.index[int(bad.argmax())]}: split is none of {', '.join(SPLITS)}")
-    return log
+    return log.reset_index(drop=True)  # its labels were for the messages, and may come twice where files were joined
 
 
 def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:

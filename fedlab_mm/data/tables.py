@@ -170,10 +170,17 @@ def in_seconds(log: pd.DataFrame) -> pd.DataFrame:
 def named(column: pd.Series, what: str, path: Path | str) -> pd.Series:
     """Identifiers, trimmed; an empty one is an error with file and row."""
     trimmed = column.str.strip()
-    empty = (trimmed == "").to_numpy()
-    if empty.any():
-        raise FedlabError(f"{path}, row {column.index[int(empty.argmax())]}: {what} is empty")
+    check_ids(trimmed, what, path)
     return trimmed
+
+
+def check_ids(ids: pd.Series, what: str, path: Path | str) -> None:
+    """Raises FedlabError where an identifier is missing or empty: pandas would leave its row out without a word."""
+    empty = ids.isna().to_numpy()
+    if not pd.api.types.is_numeric_dtype(ids):
+        empty = empty | (ids.astype(str).str.strip() == "").to_numpy()
+    if empty.any():
+        raise FedlabError(f"{path}, row {ids.index[int(empty.argmax())]}: {what} is empty")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

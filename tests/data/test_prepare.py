@@ -1,5 +1,6 @@
 """From what the files hold to a dataset: the core, the splits, what is missing, and a count of all that is left out."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -344,3 +345,29 @@ def test_a_split_that_cannot_be_made():
     at_once = Raw(raw.interactions.assign(timestamp=7), raw.items, "log.csv", features=raw.features, encode=())
     with pytest.raises(fl.FedlabError, match="split='temporal' leaves no training, validation or test interaction"):
         quietly(at_once, split="temporal")
+
+
+def test_a_row_without_a_user_is_refused_and_none_vanishes():
+    raw = world()
+    for lost in (np.nan, None, "", " "):
+        log = pd.concat([raw.interactions, log_of([(lost, "i0", 1)])], ignore_index=True)
+        with pytest.raises(fl.FedlabError, match=rf"log\.csv, row {len(raw.interactions)}: user is empty"):
+            quietly(dataclasses.replace(raw, interactions=log))
+    log = raw.interactions.assign(item=raw.interactions["item"].where(raw.interactions.index != 4, None))
+    with pytest.raises(fl.FedlabError, match=r"log\.csv, row 4: item is empty"):
+        quietly(dataclasses.replace(raw, interactions=log))
+    with pytest.raises(fl.FedlabError, match=r"items\.csv, row 9: item is empty"):
+        quietly(dataclasses.replace(raw, items=raw.items.assign(item=[*raw.items["item"][:9], np.nan])))
+    for wrong in (np.nan, 2.5):
+        log = raw.interactions.assign(timestamp=[*raw.interactions["timestamp"][:-1], wrong])
+        with pytest.raises(fl.FedlabError, match=rf"log\.csv, row {len(log) - 1}: timestamp .* is not a whole number"):
+            quietly(dataclasses.replace(raw, interactions=log))
+
+
+def test_the_parts_of_a_log_may_have_labels_in_common():
+    raw = world()
+    half = len(raw.interactions) // 2
+    parts = [raw.interactions[:half], raw.interactions[half:].reset_index(drop=True)]
+    for split in ("leave-one-out", "temporal"):
+        joined = quietly(dataclasses.replace(raw, interactions=pd.concat(parts)), split=split)
+        assert joined.fingerprint == quietly(raw, split=split).fingerprint
