@@ -38,7 +38,7 @@ def build(
 
     Args:
         interactions: columns user, item, timestamp, and split ("train", "valid", "test"); without a split column, each
-            user's last two interactions are held out.
+            user's last two interactions are held out (at equal times the higher item number is the later one).
         items: column title; row i is item i.
         features: modality -> [I, d_m].
         source: what to call the interactions in an error: a file's path.
@@ -78,6 +78,8 @@ def build(
     if "split" in log and not log["split"].isin(SPLITS).all():
         row = int(np.flatnonzero(~log["split"].isin(SPLITS))[0])
         raise FedlabError(f"{source}, row {row + 2}: split is none of {', '.join(SPLITS)}")
+    if "split" not in log:  # the order of rows has no say
+        log = log.sort_values(["timestamp", "item"], kind="stable", ignore_index=True)
     kept = without_repeats(log)
     counts = {"repeated pairs": len(log) - len(kept)}
 

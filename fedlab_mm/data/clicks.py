@@ -57,7 +57,8 @@ def click_log(
     about: Mapping[str, str],
     last: int = 1,
 ) -> ClickLog:
-    """Renumber and split showings. At equal times the later row counts as later.
+    """Renumber and split showings. At equal times the later row counts as later, as in MRFF, whose target is a user's
+    last row; `about` tells how many test showings that decides.
 
     Args:
         fewest: showings for a user to stay; one that would have none to train on goes in any case.
@@ -93,6 +94,12 @@ def click_log(
         tables.append(pd.DataFrame({what: np.arange(len(ids)), "id": ids, **coded}))
         log = log.assign(**{what: ids.get_indexer(log[what])})
     log = log.assign(split=leave_one_out(log, last)).sort_values(["user", "timestamp"], kind="stable")
+    at_once = log.duplicated([c for c in ("user", "timestamp", "fraction") if c in log], keep=False)
+    if tied := int((at_once & (log["split"] == "test")).sum()):
+        what = (
+            f"{tied} of {int((log['split'] == 'test').sum())} test showings share their time with another of the user's"
+        )
+        about = {**about, "equal times": f"{what}: the later row of the file counts as later"}
     log = log[["user", "item", "timestamp", "click", "split"]].reset_index(drop=True)
     return ClickLog(name, log, tables[0], tables[1], codes, dropped, about)
 

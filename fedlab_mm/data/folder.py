@@ -86,7 +86,16 @@ class Folder:
             )
         encode = () if about else ("image", "text")  # what we wrote is encoded already
         items = cls._with_images(folder, catalogue, items)
-        return Raw(log, items, str(path), str(catalogue), features, encode, partial=bool(about.get("partial")))
+        return Raw(
+            log,
+            items,
+            str(path),
+            str(catalogue),
+            features,
+            encode,
+            partial=bool(about.get("partial")),
+            numbered=bool(about),
+        )
 
     @staticmethod
     def _features(folder: Path, n_items: int) -> dict[str, np.ndarray]:
@@ -143,10 +152,13 @@ def _remembering(data: Dataset, about: dict[str, Any]) -> Dataset:
         return data
     counts = {str(w): n for w, n in dropped.items() if isinstance(n, int)}
     counts |= {what: n + counts.get(what, 0) for what, n in data.dropped.items()}
+    tied = about.get("tied")
+    tied = {s: n for s, n in tied.items() if isinstance(n, int)} if isinstance(tied, dict) else {}
     gone = {m: told for m, told in missing.items() if m in data.features and isinstance(told, list) and len(told) == 2}
     return dataclasses.replace(
         data,
         dropped=counts,
+        tied=data.tied or tied,
         missing={m: n for m, (n, _) in gone.items() if isinstance(n, int)} | dict(data.missing),
         filled={m: str(how) for m, (_, how) in gone.items()} | dict(data.filled),
     )
@@ -188,6 +200,7 @@ def _write(data: Dataset, folder: Path) -> None:
         "sha256": data.fingerprint,
         "partial": bool((targets < 0).any()),
         "dropped": dict(data.dropped),
+        "tied": dict(data.tied),
         "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
         "about": dict(data.about),
     }

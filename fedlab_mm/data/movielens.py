@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import named, read_json, read_table, whole_numbers
+from fedlab_mm.data.tables import encoding_of, named, read_json, read_table, whole_numbers
 from fedlab_mm.encoding import pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
@@ -110,7 +110,7 @@ class LatestSmall(MovieLens):
 
 @register("dataset", "ml-1m")
 class OneMillion(MovieLens):
-    __doc__ = _about("`ratings.dat` and `movies.dat`, their cells parted by `::`, in Latin-1.")
+    __doc__ = _about("`ratings.dat` and `movies.dat`, their cells parted by `::`, in Latin-1 or UTF-8.")
 
     name = "ml-1m"
     ratings, movies = files = ("ratings.dat", "movies.dat")
@@ -118,17 +118,19 @@ class OneMillion(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="::", encoding="latin-1")
+        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="::", encoding=encoding_of(path))
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:
-        movies = read_table(path, names=("item", "title", "genres"), sep="::", encoding="latin-1")
+        movies = read_table(path, names=("item", "title", "genres"), sep="::", encoding=encoding_of(path))
         return movies.assign(genres=movies["genres"].str.replace("|", ", ", regex=False))
 
 
 @register("dataset", "ml-100k")
 class HundredThousand(MovieLens):
-    __doc__ = _about("`u.data` (tab-separated) and `u.item` (parted by `|`, in Latin-1, a column for each genre).")
+    __doc__ = _about(
+        "`u.data` (tab-separated) and `u.item` (parted by `|`, in Latin-1 or UTF-8, a column for each genre)."
+    )
 
     name = "ml-100k"
     ratings, movies = files = ("u.data", "u.item")
@@ -136,12 +138,12 @@ class HundredThousand(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="\t")
+        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="\t", encoding=encoding_of(path))
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:
         columns = ("item", "title", "release", "video", "url", *_GENRES)
-        movies = read_table(path, names=columns, sep="|", encoding="latin-1")
+        movies = read_table(path, names=columns, sep="|", encoding=encoding_of(path))
         marked = movies[list(_GENRES)].to_numpy() == "1"
         genres = [", ".join(g for g, m in zip(_GENRES[1:], row[1:], strict=True) if m) for row in marked]
         return movies[["item", "title"]].assign(genres=genres)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlab_mm.data.build import FEWEST, OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
-from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
+from fedlab_mm.data.splits import k_core, leave_one_out, places, temporal, without_repeats
 from fedlab_mm.data.tables import check_ids, shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
@@ -32,8 +32,9 @@ class Raw:
     """What a publisher's files hold, before any choice is made.
 
     Attributes:
-        interactions: user and item as the files name them, timestamp (whole seconds), split where the publisher made
-            one; the index is the row in the file, for error messages.
+        interactions: user and item as the files name them, timestamp (whole seconds), fraction (what was left of a
+            second, in the files' unit) where they are finer, split where the publisher made one; the index is the row
+            in the file, for error messages.
         items: item (as in interactions), title; text, what the text encoder reads (the title if left out); image, the
             path of a picture or None.
         source, catalogue: what to call the two in an error, usually a file's path.
@@ -42,6 +43,8 @@ class Raw:
         covers: items' pictures where they are not files; truth: what was planted.
         dropped: what reading left out, and how many.
         partial: whether a predefined split may leave users without a target.
+        numbered: whether rows are in the order of the numbers of users and items, as `save_dataset` writes them; else
+            these are numbered by their sorted ids.
     """
 
     interactions: pd.DataFrame
@@ -54,6 +57,7 @@ class Raw:
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,9 @@ class Source:
 def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | None = None) -> Dataset:
     """Clean, cut to the core, split, encode, fill in what is missing, and build.
 
+    The order of rows has no say: users and items are numbered by their ids, and of two interactions of a user at the
+    same time that with the lower item id is the earlier one (`Dataset.tied` counts the targets chosen so).
+
     Raises:
         FedlabError: an interaction with an unknown item, an item listed twice, nothing left after the core, …
     """
@@ -186,10 +193,16 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     if how.split not in (None, "given"):
         log = log.drop(columns="split", errors="ignore")
 
+    place_I = np.arange(len(items)) if raw.numbered else places(items["item"])
+    if not raw.numbered:
+        place = place_I[pd.Index(items["item"]).get_indexer(log["item"])]
+        within = [log["fraction"]] if "fraction" in log else []
+        log = log.iloc[np.lexsort([place, *within, log["timestamp"]])]
     kept = without_repeats(log)
     dropped["repeated pairs"] = len(log) - len(kept)
     log = _core(name, kept, how, raw, dropped)
     rows = np.flatnonzero(items["item"].isin(log["item"].unique()) | (not how.core))
+    rows = rows[np.argsort(place_I[rows])]
 
     features, missing, problems, encoded = _features(raw, items, rows, how)
     if how.missing == "drop":
@@ -206,14 +219,16 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         problems = problems[problems["item"].isin(items["item"].iloc[rows])]
     filled = {m: _fill(m, features[m], lost, how, raw) for m, lost in missing.items()}
 
-    log, partial = _split(name, log, how, raw, dropped)
+    log, partial, tied = _split(name, log, how, raw, dropped)
     catalogue = items.iloc[rows].reset_index(drop=True)
     item_number = pd.Series(np.arange(len(catalogue)), index=catalogue["item"])
-    users = _in_order(log["user"])
+    users = pd.Series(pd.unique(log["user"]))
+    if not raw.numbered:
+        users = users.iloc[np.argsort(places(users))]
     user_number = pd.Series(np.arange(len(users)), index=users)
     log = log.assign(user=user_number.loc[log["user"]].to_numpy(), item=item_number.loc[log["item"]].to_numpy())
     covers = raw.covers
-    if covers is not None and len(rows) < len(items):
+    if covers is not None and not np.array_equal(rows, np.arange(len(items))):
         covers = covers[rows]
     if covers is None and "image" in items and items["image"].notna().any():
         covers = Covers(catalogue["image"].tolist())
@@ -230,8 +245,9 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         covers,
         truth,
         dropped,
-        user_ids=pd.Series(users).to_numpy(),
+        user_ids=users.to_numpy(),
         partial=partial,
+        tied=tied,
         missing={m: int(lost.sum()) for m, lost in missing.items() if lost.any()},
         filled={m: how_filled for m, how_filled in filled.items() if missing[m].any()},
         problems=problems.reset_index(drop=True),
@@ -318,16 +334,19 @@ def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dic
 
 def _split(
     name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]
-) -> tuple[pd.DataFrame, bool]:
-    """The log with its split, and whether users may lack a target."""
+) -> tuple[pd.DataFrame, bool, dict[str, int]]:
+    """The log with its split, whether users may lack a target, and how many targets share their time with another
+    interaction of their user."""
     rule = how.split or ("given" if "split" in log else "leave-one-out")
     if rule == "given":
         if "split" not in log:
             raise FedlabError(f"{raw.source}: split='given', but it has no split column")
-        return log, raw.partial
+        return log, raw.partial, {}
+    log = log.assign(split=leave_one_out(log) if rule == "leave-one-out" else temporal(log, how.held_out))
+    at_once = log.duplicated([c for c in ("user", "timestamp", "fraction") if c in log], keep=False)
+    tied = {s: n for s in ("valid", "test") if (n := int((at_once & (log["split"] == s)).sum()))}
     if rule == "leave-one-out":
-        return log.assign(split=leave_one_out(log)), False
-    log = log.assign(split=temporal(log, how.held_out))
+        return log, False, tied
     dropped["interactions after a user's target"] = int((log["split"] == "").sum())
     log = log[log["split"] != ""]
     known = log["user"].isin(log["user"][log["split"] == "train"])
@@ -336,7 +355,7 @@ def _split(
     log = log[known]
     if set(log["split"]) != set(SPLITS):
         raise FedlabError(f"{raw.source}: split='temporal' leaves no training, validation or test interaction")
-    return log, True
+    return log, True, tied
 
 
 def _features(
@@ -391,18 +410,6 @@ def _fill(modality: str, feature: np.ndarray, lost: np.ndarray, how: Preparation
         return f"'{NO_TITLE}'"  # encoded as any other text
     feature[lost] = feature[~lost].mean(axis=0, dtype=np.float64)
     return "mean of the others"
-
-
-def _in_order(ids: pd.Series) -> list[Any]:
-    """Different ids: numbers by size, names in the order in which they first appear."""
-    seen = pd.unique(ids)
-    try:
-        numbers = [int(i) for i in seen]
-    except (TypeError, ValueError):
-        return list(seen)
-    if [str(n) for n in numbers] != [str(i) for i in seen]:
-        return list(seen)
-    return [i for _, i in sorted(zip(numbers, seen, strict=True))]
 
 
 def _name_of(encoder: Encoder) -> str:

@@ -156,15 +156,26 @@ def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) 
     return pd.Series(exact.astype(np.int64) // per, index=column.index)
 
 
-def in_seconds(log: pd.DataFrame) -> pd.DataFrame:
-    """Times in milliseconds as whole seconds; the rows are put in order before, so that what happened within a second
-    keeps its own.
+def in_seconds(log: pd.DataFrame, per: int = 1000) -> pd.DataFrame:
+    """Times in milliseconds, or in whatever `per` of make a second, as whole seconds, and what is left of each as
+    `fraction`, so that what happened within a second keeps its order. The rows are put in it.
 
     >>> in_seconds(pd.DataFrame({"item": [7, 8], "timestamp": [1900, 1100]})).to_numpy().tolist()
-    [[8, 1], [7, 1]]
+    [[8, 1, 100], [7, 1, 900]]
     """
     log = log.sort_values("timestamp", kind="stable")
-    return log.assign(timestamp=log["timestamp"] // 1000)
+    return log.assign(timestamp=log["timestamp"] // per, fraction=log["timestamp"] % per)
+
+
+def encoding_of(path: Path) -> str:
+    """ "utf-8" where a file is valid UTF-8, else "latin-1", as the publishers wrote before it was usual."""
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    except OSError:
+        pass  # whoever reads it says so
+    return "utf-8"
 
 
 def named(column: pd.Series, what: str, path: Path | str) -> pd.Series:

@@ -187,7 +187,7 @@ def test_any_names_survive_being_saved(tmp_path_factory, ids, users):
     data = fl.data.prepare("x", raw, fl.data.Preparation())
     again = fl.load(fl.save_dataset(data, here / "saved"))
     assert again.fingerprint == data.fingerprint
-    assert again.items["id"].tolist() == ids and sorted(again.users["id"]) == sorted(users)
+    assert sorted(again.items["id"]) == sorted(ids) and sorted(again.users["id"]) == sorted(users)
 
 
 def test_a_folder_is_replaced_only_if_it_is_one_of_ours(world, tmp_path):

@@ -98,6 +98,24 @@ def test_each_layout_is_read(layout, offline):
     assert "grouplens" in data.about["source"] and "Harper" in data.about["citation"]
 
 
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_files_that_were_saved_again_as_utf_8(layout, offline, bom):
+    name, folder = layout
+    before = fl.load(name, root=folder, **offline)
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            text = raw.decode("latin-1")
+        path.write_bytes((bom + text).encode("utf-8"))
+    data = fl.load(name, root=folder, **offline)
+    assert data.items["title"].tolist() == before.items["title"].tolist() and "Misérables, Les (1995)" in set(
+        data.items["title"]
+    )
+    assert data.fingerprint == before.fingerprint
+
+
 def test_what_the_text_encoder_reads(layout):
     name, folder = layout
     texts = lookup("dataset", name).read(folder).items["text"].tolist()
@@ -175,6 +193,7 @@ def test_latest_small_is_that_of_the_papers(movielens):
     assert movielens.features["image"].shape == movielens.features["text"].shape == (3650, 512)
     assert 90274 + movielens.dropped["interactions outside the core"] == 100836
     assert not len(movielens.problems)
+    assert movielens.tied == {"valid": 137, "test": 91}
 
 
 @pytest.mark.slow

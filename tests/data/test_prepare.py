@@ -161,15 +161,56 @@ def test_a_given_split_that_is_not_asked_for_has_no_say():
         assert data.fingerprint == quietly(raw, split=rule).fingerprint
 
 
-def test_users_are_numbered_by_size_or_else_as_they_come():
-    rows = [(u, f"i{i}", i) for u in ("10", "9", "2") for i in range(3)]
-    items = pd.DataFrame({"item": ["i0", "i1", "i2"], "title": "t"})
-    numbers = quietly(Raw(log_of(rows), items, encode=()))
-    assert numbers.users["id"].tolist() == ["2", "9", "10"]
-    names = quietly(Raw(log_of(rows).replace({"user": {"9": "09"}}), items, encode=()))
-    assert names.users["id"].tolist() == ["10", "09", "2"]
-    odd = quietly(Raw(log_of(rows).replace({"user": {"9": "x", "2": "x\0"}}), items, encode=()))
-    assert odd.users["id"].tolist() == ["10", "x", "x\0"]
+def test_users_and_items_are_numbered_by_their_ids():
+    rows = [(u, f"i{i}", i) for u in ("10", "9", "b10", "2", "b9", "09") for i in (10, 9, 2)]
+    items = pd.DataFrame({"item": ["i9", "i10", "i2"], "title": ["nine", "ten", "two"]})
+    feature = np.array([[9.0], [10], [2]])
+    data = quietly(Raw(log_of(rows), items, features={"a": feature}, encode=(), covers=feature))
+    assert data.users["id"].tolist() == ["2", "09", "9", "10", "b9", "b10"]
+    assert data.items["id"].tolist() == ["i2", "i9", "i10"] and data.items["title"].tolist() == ["two", "nine", "ten"]
+    assert data.features["a"].ravel().tolist() == data.covers.ravel().tolist() == [2, 9, 10]
+
+
+def at_once(n_users=20, seed=0):
+    """Ids that are names, and for everybody several interactions a second."""
+    raw = world(n_users, seed=seed)
+    return dataclasses.replace(raw, interactions=raw.interactions.assign(timestamp=lambda t: t["timestamp"] % 12))
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "temporal"])
+def test_the_order_of_rows_has_no_say(split, recipe):
+    raw = at_once()
+    data = quietly(raw, split=split)
+    run = fl.train(recipe.but(rounds=2), data, progress=False)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        log = raw.interactions.sample(frac=1, random_state=seed)
+        order = rng.permutation(10)
+        features = {m: f[order] for m, f in raw.features.items()}
+        shuffled = dataclasses.replace(raw, interactions=log, items=raw.items.iloc[order], features=features)
+        again = quietly(shuffled, split=split)
+        assert again.fingerprint == data.fingerprint and again.tied == data.tied
+    assert fl.train(recipe.but(rounds=2), again, progress=False).test == run.test
+
+
+def test_at_equal_times_the_id_decides_and_it_is_told(tmp_path):
+    rows = [("a", "i10", 5), ("a", "i9", 5), ("a", "i1", 4), ("b", "i1", 1), ("b", "i9", 2), ("b", "i10", 3)]
+    rows += [("c", "i10", 3), ("c", "i9", 3), ("c", "i8", 3), ("c", "i1", 4)]
+    items = pd.DataFrame({"item": [f"i{n}" for n in range(12)], "title": "t"})
+    data = quietly(Raw(log_of(rows), items, encode=()))
+    ids = data.items["id"].to_numpy()
+    assert ids[data.target_U("test")].tolist() == ["i10", "i10", "i1"]
+    assert ids[data.target_U("valid")].tolist() == ["i9", "i9", "i10"]
+    assert data.tied == {"valid": 2, "test": 1}  # of a the two are tied, of c only the validation target
+    told = fl.audit(data, k=5).loc["targets chosen by id at equal times"]
+    assert (told["n"], told["of"]) == (1, 3)
+    assert fl.load(fl.save_dataset(data, tmp_path / "saved")).tied == data.tied
+    assert data.describe().loc["valid targets chosen by item id at equal times"].item() == 2
+    within = log_of(rows).assign(fraction=[2, 1, 0, 0, 0, 0, 1, 2, 3, 0])
+    data = quietly(Raw(within, items, encode=()))
+    assert ids[data.target_U("test")].tolist() == ["i10", "i10", "i1"] and not data.tied
+    assert ids[data.target_U("valid")].tolist() == ["i9", "i9", "i8"]
+    assert "targets chosen by id at equal times" not in fl.audit(data, k=5).index
 
 
 @pytest.fixture(scope="module")
