@@ -1,6 +1,7 @@
 """Any folder of your own, read and written.
 
-    interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one
+    interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one; rating, for
+                       `min_rating=`
     items.csv          item; if there are any: title, text (what the encoder reads, in place of the title), image (a
                        file in images/)
     images/            ITEM.jpg (or .jpeg .png .webp .gif .bmp), where items.csv names no file
@@ -22,8 +23,8 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from fedlab_mm.data.source import Preparation, Raw, prepare
-from fedlab_mm.data.tables import named, read_feature, read_json, read_table, shorten, whole_numbers
+from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
+from fedlab_mm.data.tables import as_numbers, named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import inside, pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import whole
@@ -48,19 +49,25 @@ class Folder:
                 f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
             )
         about = cls._about(folder)
-        data = prepare(folder.resolve().name, cls.read(folder, about), Preparation().but(**options), about.get("about"))
+        how = Preparation().but(**options)
+        raw = cls.read(folder, about)
+        if how.min_rating is None:
+            warn_of_ratings(folder.resolve().name, raw.interactions)
+        data = prepare(folder.resolve().name, raw, how, about.get("about"))
         return _remembering(data, about)
 
     @classmethod
     def read(cls, folder: Path, about: dict[str, Any]) -> Raw:
         path = folder / "interactions.csv"
         columns = {"user": "user", "item": "item", "timestamp": "timestamp"}
-        log = read_table(path, columns, optional={"split": "split"})
+        log = read_table(path, columns, optional={"split": "split", "rating": "rating"})
         log = log.assign(
             user=named(log["user"], "user", path),
             item=named(log["item"], "item", path),
             timestamp=whole_numbers(log["timestamp"], "timestamp", path),
         )
+        if "rating" in log:
+            log = log.assign(rating=as_numbers(log["rating"], "rating", path))
         catalogue = folder / "items.csv"
         if catalogue.is_file():
             more = {"title": "title", "text": "text", "image": "image"}

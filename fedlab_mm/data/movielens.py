@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import encoding_of, named, read_json, read_table, whole_numbers
+from fedlab_mm.data.tables import as_numbers, encoding_of, named, read_json, read_table, whole_numbers
 from fedlab_mm.encoding import pictures_in
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
@@ -20,8 +20,8 @@ _GENRES = (
 
 
 class MovieLens(Source):
-    """Ratings taken as interactions, whatever their stars; 5-core by default, as in FedVLR (610 users, 3,650 items and
-    90,274 interactions of latest-small).
+    """Ratings taken as interactions, whatever their stars (`min_rating=4` keeps those from four on); 5-core by default,
+    as in FedVLR (610 users, 3,650 items and 90,274 interactions of latest-small).
 
     Beside the publisher's files there may be `posters/MOVIEID.jpg` and `abstracts.json` (movie number -> text). An
     item's text is its title and its abstract, or its title and its genres where it has none.
@@ -46,6 +46,7 @@ class MovieLens(Source):
                 "user": named(log["user"], "user", path),
                 "item": named(log["item"], "item", path),
                 "timestamp": whole_numbers(log["timestamp"], "timestamp", path),
+                **({"rating": as_numbers(log["rating"], "rating", path)} if "rating" in log else {}),
             }
         )
         path = folder / cls.movies
@@ -99,7 +100,8 @@ class LatestSmall(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, {"user": "userId", "item": "movieId", "timestamp": "timestamp"})
+        columns = {"user": "userId", "item": "movieId", "timestamp": "timestamp"}
+        return read_table(path, columns, optional={"rating": "rating"})
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:

@@ -33,8 +33,8 @@ class Raw:
 
     Attributes:
         interactions: user and item as the files name them, timestamp (whole seconds), fraction (what was left of a
-            second, in the files' unit) where they are finer, split where the publisher made one; the index is the row
-            in the file, for error messages.
+            second, in the files' unit) where they are finer, rating (a number, or NaN where there is none) and split
+            where the publisher has them; the index is the row in the file, for error messages.
         items: item (as in interactions), title; text, what the text encoder reads (the title if left out); image, the
             path of a picture or None.
         source, catalogue: what to call the two in an error, usually a file's path.
@@ -69,6 +69,7 @@ class Preparation:
         fewest: keep users with at least this many interactions (three: one each to train, validate and test).
         split: "given" by the publisher, "leave-one-out" by time, or "temporal", one clock for all; None: given where
             there is one, else leave-one-out.
+        min_rating: keep interactions rated so or higher; None keeps all, whatever their stars.
         held_out: under "temporal", the share of interactions held out, half of it to validate.
         missing: "papers" (the mean of the other items' pictures; "The title is missing."), "zero" (a vector of zeros)
             or "drop" (the item and its interactions).
@@ -80,6 +81,7 @@ class Preparation:
     core: int = 0
     fewest: int = FEWEST
     split: str | None = None
+    min_rating: float | None = None
     held_out: float = 0.2
     missing: str = "papers"
     encoder: str | Encoder = "auto"
@@ -99,6 +101,9 @@ class Preparation:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
+        stars: Any = self.min_rating
+        if stars is not None and (not isinstance(stars, Real) or isinstance(stars, bool) or not np.isfinite(stars)):
+            raise FedlabError(f"min_rating={stars!r}: the lowest rating to keep is a number")
         if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise FedlabError(f"held_out={self.held_out!r}: the share held out is a number between 0 and 1")
         if self.encoder != "auto":
@@ -109,7 +114,7 @@ class Preparation:
 
         >>> Preparation().but(kcore=5)
         Traceback (most recent call last):
-        fedlab_mm.errors.FedlabError: load has no option kcore; there are: core, fewest, split, held_out, missing, ...
+        fedlab_mm.errors.FedlabError: load has no option kcore; there are: core, fewest, split, min_rating, ...
         """
         known = [f.name for f in dataclasses.fields(self)]
         unknown = sorted(set(changes) - set(known))
@@ -190,6 +195,8 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     items = _checked_items(raw)
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
+    log = _rated(log, how.min_rating, raw, dropped)
+    about = {**(about or {}), **_about_ratings(log, how.min_rating)}
     if how.split not in (None, "given"):
         log = log.drop(columns="split", errors="ignore")
 
@@ -251,7 +258,7 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         missing={m: int(lost.sum()) for m, lost in missing.items() if lost.any()},
         filled={m: how_filled for m, how_filled in filled.items() if missing[m].any()},
         problems=problems.reset_index(drop=True),
-        about={**(about or {}), **encoded},
+        about={**about, **encoded},
     )
 
 
@@ -303,6 +310,37 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         if bad.any():
             raise FedlabError(f"{raw.source}, row {log.index[int(bad.argmax())]}: split is none of {', '.join(SPLITS)}")
     return log.reset_index(drop=True)  # its labels were for the messages, and may come twice where files were joined
+
+
+def _rated(log: pd.DataFrame, least: float | None, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:
+    """Those rated high enough, and in `dropped` the others."""
+    if least is None:
+        return log
+    if "rating" not in log:
+        raise FedlabError(f"{raw.source}: min_rating={least:g}, but there are no ratings in it")
+    kept = log[log["rating"] >= least]
+    if not len(kept):
+        raise FedlabError(f"{raw.source}: min_rating={least:g} leaves nothing: the highest is {log['rating'].max():g}")
+    unrated = int(log["rating"].isna().sum())
+    dropped[f"interactions rated below {least:g}"] = len(log) - len(kept) - unrated
+    if unrated:
+        dropped["interactions without a rating"] = unrated
+    return kept
+
+
+def _about_ratings(log: pd.DataFrame, least: float | None) -> dict[str, str]:
+    if "rating" not in log or not log["rating"].notna().any():
+        return {}
+    span = f"{log['rating'].min():g} to {log['rating'].max():g}"
+    return {"ratings": f"{span}, " + ("each an interaction" if least is None else "lower ones were left out")}
+
+
+def warn_of_ratings(name: str, log: pd.DataFrame, stacklevel: int = 4) -> None:
+    """Say that ratings which differ have no say, where nobody chose so."""
+    if "rating" in log and log["rating"].min() < log["rating"].max():
+        span = f"{log['rating'].min():g} to {log['rating'].max():g}"
+        told = f"{name}: the ratings ({span}) are not used, so a low one counts as a like too"
+        warnings.warn(f"{told}; min_rating= leaves out those below it", stacklevel=stacklevel)
 
 
 def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:

@@ -98,6 +98,16 @@ def test_each_layout_is_read(layout, offline):
     assert "grouplens" in data.about["source"] and "Harper" in data.about["citation"]
 
 
+def test_what_was_liked_may_be_asked_for(layout, offline):
+    name, folder = layout
+    data = fl.load(name, root=folder, core=0, min_rating=3, **offline)
+    assert data.dropped["interactions rated below 3"] == 6 * 3 and len(data.interactions) == 6 * 3
+    for user in USERS:  # the stars of the six, in the order of time, are 1, 2, 3, 4, 5, 1
+        fifth = np.random.default_rng(user).permutation(MOVIES)[4]
+        assert data.items["id"][data.target_U("test")[user - 1]] == str(fifth)
+    assert fl.load(name, root=folder, **offline).about["ratings"] == "1 to 5, each an interaction"
+
+
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 def test_files_that_were_saved_again_as_utf_8(layout, offline, bom):
     name, folder = layout

@@ -345,6 +345,8 @@ def test_every_row_is_kept_or_counted(rows, splits, core, rule, holes, missing):
         ({"held_out": 1.0}, r"held_out=1\.0: .*between 0 and 1"),
         ({"held_out": float("nan")}, "held_out=nan: .*between 0 and 1"),
         ({"held_out": "a fifth"}, "held_out='?a fifth'?: .*between 0 and 1"),
+        ({"min_rating": "four"}, "min_rating='four': the lowest rating to keep is a number"),
+        ({"min_rating": float("nan")}, "min_rating=nan: the lowest rating to keep is a number"),
         ({"encoder": "clap"}, "unknown encoder 'clap'"),
         ({"kcore": 5}, "load has no option kcore; there are: core, fewest, split"),
     ],
