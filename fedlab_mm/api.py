@@ -48,8 +48,8 @@ def load(
         name: of a dataset (`available()["dataset"]`; some have parts, as in "amazon:All_Beauty"), or a folder's path.
         root: the dataset's folder, or the folder that holds it.
         seed: of generated data.
-        options: the choices of `data.Preparation`: core, fewest, split, held_out, missing, encoder, device, cache,
-            progress.
+        options: the choices of `data.Preparation`: core, fewest, split, min_rating, held_out, missing, encoder, device,
+            cache, progress.
 
     Returns:
         A `Dataset`, or a `ClickLog` for click prediction.

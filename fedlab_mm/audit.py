@@ -39,6 +39,8 @@ def audit(data: Dataset, k: int = 50, split: str = "test") -> pd.DataFrame:
         the same item took place: a model trained on it knows what was not yet known;
         "training after the first target": training interactions later than the earliest target;
         "targets without training interaction": cold ones, which no model on IDs can tell from each other;
+        "targets chosen by id at equal times", where there are any: their user did something else at the same time, and
+        of the two the item's id said which came last;
         "first k by RULE": targets among the first k by a rule that looks at no user's taste, ties in expectation.
 
     Raises:
@@ -60,6 +62,8 @@ def audit(data: Dataset, k: int = 50, split: str = "test") -> pd.DataFrame:
         "targets in another user's future": (int((last_seen > held["timestamp"].to_numpy()).sum()), len(held)),
         "targets without training interaction": (data.n_cold(split), len(held)),
     }
+    if data.tied.get(split):
+        rows["targets chosen by id at equal times"] = (data.tied[split], len(held))
     for rule, scores_I in trivial_rules(data).items():
         found = _users(torch.tensor(scores_I).expand(data.n_users, -1), data, split, k, "expected")[f"hr@{k}"]
         rows[f"first {k} by {rule}"] = (float(found.sum()), len(held))

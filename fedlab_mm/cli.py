@@ -674,7 +674,7 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "preparation", "see help(fedlab_mm.data.Preparation); the dataset's own if left out"
     )
-    kinds = {"core": int, "fewest": int, "held_out": float}
+    kinds = {"core": int, "fewest": int, "held_out": float, "min_rating": float}
     for field in dataclasses.fields(Preparation):
         if field.name != "progress":
             group.add_argument(

@@ -110,6 +110,8 @@ class Dataset:
         missing: modality -> how many items came without it; filled: what stands in their place.
         problems: one row for each file that is there but could not be read: item (its id), problem.
         about: licence, citation, source, encoder.
+        tied: "valid" and "test" -> how many of their targets share their time with another interaction of their user,
+            so that the order of item ids chose among them; only where there are any.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Dataset:
     filled: Mapping[str, str] = field(default_factory=dict)
     problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"item": [], "problem": []}))
     about: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{m} {f.shape[1]}" for m, f in self.features.items()) or "none"
@@ -194,6 +197,7 @@ class Dataset:
             "most": int(self.train.lengths.max()),
             "items without a training interaction": int((~self.warm_I).sum()),
             **{f"{s} targets among them": self.n_cold(s) for s in ("valid", "test")},
+            **{f"{s} targets chosen by item id at equal times": n for s, n in self.tied.items()},
             **{f"{m} feature width": f.shape[1] for m, f in self.features.items()},
             **{f"{m} missing, now {self.filled.get(m, 'zero')}": count for m, count in self.missing.items()},
             **({"unreadable pictures": len(self.problems)} if len(self.problems) else {}),

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import as_name, as_time, in_seconds, read_lines
+from fedlab_mm.data.tables import as_name, as_number, as_time, in_seconds, read_lines
 from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
@@ -22,7 +22,7 @@ _HOSTS = (
 @register("dataset", "amazon")
 class Amazon(Source):
     """A category, "amazon:All_Beauty" or "amazon:Gift_Cards" or any other: `CATEGORY.jsonl` (user_id, parent_asin,
-    timestamp in ms) and `meta_CATEGORY.jsonl` (parent_asin, title, images), plain or as `.jsonl.gz`.
+    rating, timestamp in ms) and `meta_CATEGORY.jsonl` (parent_asin, title, images), plain or as `.jsonl.gz`.
 
     A review is an interaction, an item is its `parent_asin`. Pictures are files `images/PARENT_ASIN.jpg`; the metadata
     name their addresses, and `fedlab-mm data fetch amazon:CATEGORY --pictures` brings them. 5-core by default. A
@@ -54,7 +54,7 @@ class Amazon(Source):
     @classmethod
     def read(cls, folder: Path) -> Raw:
         reviews, meta = cls._files(folder)
-        rows: list[tuple[str, str, int]] = []
+        rows: list[tuple[str, str, int, float]] = []
         numbers, incomplete = [], 0
         for line, record in tqdm(read_lines(reviews), desc=reviews.name, unit="review", delay=1):
             user, item = as_name(record.get("user_id")), as_name(record.get("parent_asin"))
@@ -62,11 +62,11 @@ class Amazon(Source):
             if user is None or item is None or time is None:
                 incomplete += 1
                 continue
-            rows.append((user, item, time))
+            rows.append((user, item, time, as_number(record.get("rating"))))
             numbers.append(line)
         if not rows:
             raise FedlabError(f"{reviews}: none of its {incomplete} reviews has a user, an item and a time")
-        log = in_seconds(pd.DataFrame(rows, columns=["user", "item", "timestamp"], index=numbers))
+        log = in_seconds(pd.DataFrame(rows, columns=["user", "item", "timestamp", "rating"], index=numbers))
         titles, _ = cls.catalogue(meta)
         wanted = dict.fromkeys(log["item"])
         images = pictures_of(list(wanted), folder_called(folder, "images"), others=list(titles))

@@ -41,7 +41,7 @@ def build(
 
     Args:
         interactions: columns user, item, timestamp, and split ("train", "valid", "test"); without a split column, each
-            user's last two interactions are held out.
+            user's last two interactions are held out (at equal times the higher item number is the later one).
         items: column title; row i is item i.
         features: modality -> [I, d_m]; kept as float32, or as float64 where that would lose a column.
         source: what to call the interactions in an error: a file's path.
@@ -61,7 +61,7 @@ def build(
     if not len(interactions):
         raise FedlabError(f"{source}: there are no interactions in it")
     for column in ("user", "item", "timestamp"):
-        if not pd.api.types.is_integer_dtype(interactions[column]):
+        if not pd.api.types.is_integer_dtype(interactions[column]) or interactions[column].hasnans:
             bad = pd.to_numeric(interactions[column], errors="coerce")
             row = int(np.flatnonzero(bad.isna() | (bad % 1 != 0))[:1].sum())
             value = interactions[column].iloc[row]
@@ -81,6 +81,8 @@ def build(
     if "split" in log and not log["split"].isin(SPLITS).all():
         row = int(np.flatnonzero(~log["split"].isin(SPLITS))[0])
         raise FedlabError(f"{source}, row {row + 2}: split is none of {', '.join(SPLITS)}")
+    if "split" not in log:  # the order of rows has no say
+        log = log.sort_values(["timestamp", "item"], kind="stable", ignore_index=True)
     kept = without_repeats(log)
     counts = {"repeated pairs": len(log) - len(kept)}
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedlab_mm.data.source import Source
 from fedlab_mm.data.splits import leave_one_out
-from fedlab_mm.data.tables import in_seconds, listed, read_table, whole_numbers
+from fedlab_mm.data.tables import check_ids, in_seconds, listed, read_table, whole_numbers
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import ClickLog
 
@@ -57,7 +57,8 @@ def click_log(
     about: Mapping[str, str],
     last: int = 1,
 ) -> ClickLog:
-    """Renumber and split showings. At equal times the later row counts as later.
+    """Renumber and split showings. At equal times the later row counts as later, as in MRFF, whose target is a user's
+    last row; `about` tells how many test showings that decides.
 
     Args:
         fewest: showings for a user to stay; one that would have none to train on goes in any case.
@@ -71,9 +72,14 @@ def click_log(
     fewest = max(fewest, 2 * last + 1)
     if not len(log):
         raise FedlabError(f"{source}: there are no showings in it")
+    for column in ("user", "item"):
+        check_ids(log[column], column, source)
+    log = log.reset_index(drop=True)
     dropped = {}
     lengths = log.groupby("user")["user"].transform("size")
     dropped[f"users with fewer than {fewest} showings"] = log["user"][lengths < fewest].nunique()
+    if (lengths < fewest).any():
+        dropped["showings of these users"] = int((lengths < fewest).sum())
     log = log[lengths >= fewest]
     if not len(log):
         raise FedlabError(f"{source}: no user has {fewest} showings, some each to train, validate and test")
@@ -88,6 +94,12 @@ def click_log(
         tables.append(pd.DataFrame({what: np.arange(len(ids)), "id": ids, **coded}))
         log = log.assign(**{what: ids.get_indexer(log[what])})
     log = log.assign(split=leave_one_out(log, last)).sort_values(["user", "timestamp"], kind="stable")
+    at_once = log.duplicated([c for c in ("user", "timestamp", "fraction") if c in log], keep=False)
+    if tied := int((at_once & (log["split"] == "test")).sum()):
+        what = (
+            f"{tied} of {int((log['split'] == 'test').sum())} test showings share their time with another of the user's"
+        )
+        about = {**about, "equal times": f"{what}: the later row of the file counts as later"}
     log = log[["user", "item", "timestamp", "click", "split"]].reset_index(drop=True)
     return ClickLog(name, log, tables[0], tables[1], codes, dropped, about)
 

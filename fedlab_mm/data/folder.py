@@ -1,6 +1,7 @@
 """Any folder of your own, read and written.
 
-    interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one
+    interactions.csv   user, item, timestamp (seconds); split (train, valid, test) if you made one; rating, for
+                       `min_rating=`
     items.csv          item; if there are any: title, text (what the encoder reads, in place of the title), image (a
                        file in images/)
     images/            ITEM.jpg (or .png .webp .avif .tif …), where items.csv names no file; folders within it count too
@@ -24,8 +25,8 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from fedlab_mm.data.build import check_modality
-from fedlab_mm.data.source import Preparation, Raw, prepare
-from fedlab_mm.data.tables import flaw, named, read_feature, read_json, read_table, shorten, whole_numbers
+from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
+from fedlab_mm.data.tables import as_numbers, flaw, named, read_feature, read_json, read_table, shorten, whole_numbers
 from fedlab_mm.encoding import files_in, folder_called, inside, nfc, pictures_of, suffixes
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import free_file, whole
@@ -53,19 +54,25 @@ class Folder:
                 f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
             )
         about = cls._about(folder)
-        data = prepare(folder.resolve().name, cls.read(folder, about), Preparation().but(**options), about.get("about"))
+        how = Preparation().but(**options)
+        raw = cls.read(folder, about)
+        if how.min_rating is None:
+            warn_of_ratings(folder.resolve().name, raw.interactions)
+        data = prepare(folder.resolve().name, raw, how, about.get("about"))
         return _remembering(data, about)
 
     @classmethod
     def read(cls, folder: Path, about: dict[str, Any]) -> Raw:
         path = folder / "interactions.csv"
         columns = {"user": "user", "item": "item", "timestamp": "timestamp"}
-        log = read_table(path, columns, optional={"split": "split"})
+        log = read_table(path, columns, optional={"split": "split", "rating": "rating"})
         log = log.assign(
             user=named(log["user"], "user", path),
             item=named(log["item"], "item", path),
             timestamp=whole_numbers(log["timestamp"], "timestamp", path),
         )
+        if "rating" in log:
+            log = log.assign(rating=as_numbers(log["rating"], "rating", path))
         catalogue = folder / "items.csv"
         if catalogue.is_file():
             more = {"title": "title", "text": "text", "image": "image"}
@@ -93,7 +100,16 @@ class Folder:
         images = folder_called(folder, "images")
         items = cls._with_images(images, catalogue, items)
         cls._tell_unread(folder, images)
-        return Raw(log, items, str(path), str(catalogue), features, encode, partial=bool(about.get("partial")))
+        return Raw(
+            log,
+            items,
+            str(path),
+            str(catalogue),
+            features,
+            encode,
+            partial=bool(about.get("partial")),
+            numbered=bool(about),
+        )
 
     @staticmethod
     def _features(folder: Path, n_items: int) -> dict[str, np.ndarray]:
@@ -180,10 +196,13 @@ def _remembering(data: Dataset, about: dict[str, Any]) -> Dataset:
         return data
     counts = {str(w): n for w, n in dropped.items() if isinstance(n, int)}
     counts |= {what: n + counts.get(what, 0) for what, n in data.dropped.items()}
+    tied = about.get("tied")
+    tied = {s: n for s, n in tied.items() if isinstance(n, int)} if isinstance(tied, dict) else {}
     gone = {m: told for m, told in missing.items() if m in data.features and isinstance(told, list) and len(told) == 2}
     return dataclasses.replace(
         data,
         dropped=counts,
+        tied=data.tied or tied,
         missing={m: n for m, (n, _) in gone.items() if isinstance(n, int)} | dict(data.missing),
         filled={m: str(how) for m, (_, how) in gone.items()} | dict(data.filled),
     )
@@ -238,6 +257,7 @@ def _write(data: Dataset, folder: Path) -> None:
         "sha256": data.fingerprint,
         "partial": bool((targets < 0).any()),
         "dropped": dict(data.dropped),
+        "tied": dict(data.tied),
         "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},
         "about": dict(data.about),
     }

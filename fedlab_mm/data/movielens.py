@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import named, read_json, read_table, whole_numbers
+from fedlab_mm.data.tables import as_numbers, encoding_of, named, read_json, read_table, whole_numbers
 from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
@@ -20,8 +20,8 @@ _GENRES = (
 
 
 class MovieLens(Source):
-    """Ratings taken as interactions, whatever their stars; 5-core by default, as in FedVLR (610 users, 3,650 items and
-    90,274 interactions of latest-small).
+    """Ratings taken as interactions, whatever their stars (`min_rating=4` keeps those from four on); 5-core by default,
+    as in FedVLR (610 users, 3,650 items and 90,274 interactions of latest-small).
 
     Beside the publisher's files there may be `posters/MOVIEID.jpg` and `abstracts.json` (movie number -> text). An
     item's text is its title and its abstract, or its title and its genres where it has none.
@@ -46,6 +46,7 @@ class MovieLens(Source):
                 "user": named(log["user"], "user", path),
                 "item": named(log["item"], "item", path),
                 "timestamp": whole_numbers(log["timestamp"], "timestamp", path),
+                **({"rating": as_numbers(log["rating"], "rating", path)} if "rating" in log else {}),
             }
         )
         path = folder / cls.movies
@@ -99,7 +100,8 @@ class LatestSmall(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, {"user": "userId", "item": "movieId", "timestamp": "timestamp"})
+        columns = {"user": "userId", "item": "movieId", "timestamp": "timestamp"}
+        return read_table(path, columns, optional={"rating": "rating"})
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:
@@ -110,7 +112,7 @@ class LatestSmall(MovieLens):
 
 @register("dataset", "ml-1m")
 class OneMillion(MovieLens):
-    __doc__ = _about("`ratings.dat` and `movies.dat`, their cells parted by `::`, in Latin-1.")
+    __doc__ = _about("`ratings.dat` and `movies.dat`, their cells parted by `::`, in Latin-1 or UTF-8.")
 
     name = "ml-1m"
     ratings, movies = files = ("ratings.dat", "movies.dat")
@@ -118,17 +120,19 @@ class OneMillion(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="::", encoding="latin-1")
+        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="::", encoding=encoding_of(path))
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:
-        movies = read_table(path, names=("item", "title", "genres"), sep="::", encoding="latin-1")
+        movies = read_table(path, names=("item", "title", "genres"), sep="::", encoding=encoding_of(path))
         return movies.assign(genres=movies["genres"].str.replace("|", ", ", regex=False))
 
 
 @register("dataset", "ml-100k")
 class HundredThousand(MovieLens):
-    __doc__ = _about("`u.data` (tab-separated) and `u.item` (parted by `|`, in Latin-1, a column for each genre).")
+    __doc__ = _about(
+        "`u.data` (tab-separated) and `u.item` (parted by `|`, in Latin-1 or UTF-8, a column for each genre)."
+    )
 
     name = "ml-100k"
     ratings, movies = files = ("u.data", "u.item")
@@ -136,12 +140,12 @@ class HundredThousand(MovieLens):
 
     @classmethod
     def read_ratings(cls, path: Path) -> pd.DataFrame:
-        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="\t")
+        return read_table(path, names=("user", "item", "rating", "timestamp"), sep="\t", encoding=encoding_of(path))
 
     @classmethod
     def read_movies(cls, path: Path) -> pd.DataFrame:
         columns = ("item", "title", "release", "video", "url", *_GENRES)
-        movies = read_table(path, names=columns, sep="|", encoding="latin-1")
+        movies = read_table(path, names=columns, sep="|", encoding=encoding_of(path))
         marked = movies[list(_GENRES)].to_numpy() == "1"
         genres = [", ".join(g for g, m in zip(_GENRES[1:], row[1:], strict=True) if m) for row in marked]
         return movies[["item", "title"]].assign(genres=genres)

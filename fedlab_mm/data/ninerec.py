@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.data.source import Preparation, Raw, Source
-from fedlab_mm.data.tables import flaw, in_seconds, named, read_feature, read_table, whole_numbers
+from fedlab_mm.data.tables import first_row, flaw, in_seconds, named, read_feature, read_table, whole_numbers
 from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import SPLITS
@@ -107,7 +107,7 @@ class NineRec(Source):
 
 def _columns_of(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     """As many of the names as the first row has cells."""
-    first = read_table(path, names=None).columns
+    first = first_row(path)
     if len(first) < 2:
         raise FedlabError(f"{path}, row 1: has one cell; there should be {len(names)}: {', '.join(names)}")
     return names[: len(first)] + tuple(f"more{n}" for n in range(len(first) - len(names)))

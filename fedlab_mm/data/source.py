@@ -18,8 +18,8 @@ import pandas as pd
 
 from fedlab_mm.data.build import FEWEST, OF_THESE, build
 from fedlab_mm.data.fetch import Download, fetch
-from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
-from fedlab_mm.data.tables import precise, shorten
+from fedlab_mm.data.splits import k_core, leave_one_out, places, temporal, without_repeats
+from fedlab_mm.data.tables import check_ids, precise, shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.network import offline
@@ -33,8 +33,9 @@ class Raw:
     """What a publisher's files hold, before any choice is made.
 
     Attributes:
-        interactions: user and item as the files name them, timestamp (whole seconds), split where the publisher made
-            one; the index is the row in the file, for error messages.
+        interactions: user and item as the files name them, timestamp (whole seconds), fraction (what was left of a
+            second, in the files' unit) where they are finer, rating (a number, or NaN where there is none) and split
+            where the publisher has them; the index is the row in the file, for error messages.
         items: item (as in interactions), title; text, what the text encoder reads (the title if left out); image, the
             path of a picture or None.
         source, catalogue: what to call the two in an error, usually a file's path.
@@ -43,6 +44,8 @@ class Raw:
         covers: items' pictures where they are not files; truth: what was planted.
         dropped: what reading left out, and how many.
         partial: whether a predefined split may leave users without a target.
+        numbered: whether rows are in the order of the numbers of users and items, as `save_dataset` writes them; else
+            these are numbered by their sorted ids.
     """
 
     interactions: pd.DataFrame
@@ -55,6 +58,7 @@ class Raw:
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Preparation:
         fewest: keep users with at least this many interactions (three: one each to train, validate and test).
         split: "given" by the publisher, "leave-one-out" by time, or "temporal", one clock for all; None: given where
             there is one, else leave-one-out.
+        min_rating: keep interactions rated so or higher; None keeps all, whatever their stars.
         held_out: under "temporal", the share of interactions held out, half of it to validate.
         missing: "papers" (the mean of the other items' pictures; "The title is missing."), "zero" (a vector of zeros)
             or "drop" (the item and its interactions).
@@ -77,6 +82,7 @@ class Preparation:
     core: int = 0
     fewest: int = FEWEST
     split: str | None = None
+    min_rating: float | None = None
     held_out: float = 0.2
     missing: str = "papers"
     encoder: str | Encoder = "auto"
@@ -96,6 +102,9 @@ class Preparation:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
+        stars: Any = self.min_rating
+        if stars is not None and (not isinstance(stars, Real) or isinstance(stars, bool) or not np.isfinite(stars)):
+            raise FedlabError(f"min_rating={stars!r}: the lowest rating to keep is a number")
         if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise FedlabError(f"held_out={self.held_out!r}: the share held out is a number between 0 and 1")
         if self.encoder != "auto":
@@ -106,7 +115,7 @@ class Preparation:
 
         >>> Preparation().but(kcore=5)
         Traceback (most recent call last):
-        fedlab_mm.errors.FedlabError: load has no option kcore; there are: core, fewest, split, held_out, missing, ...
+        fedlab_mm.errors.FedlabError: load has no option kcore; there are: core, fewest, split, min_rating, ...
         """
         known = [f.name for f in dataclasses.fields(self)]
         unknown = sorted(set(changes) - set(known))
@@ -180,19 +189,30 @@ class Source:
 def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | None = None) -> Dataset:
     """Clean, cut to the core, split, encode, fill in what is missing, and build.
 
+    The order of rows has no say: users and items are numbered by their ids, and of two interactions of a user at the
+    same time that with the lower item id is the earlier one (`Dataset.tied` counts the targets chosen so).
+
     Raises:
         FedlabError: an interaction with an unknown item, an item listed twice, nothing left after the core, …
     """
     items = _checked_items(raw)
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
+    log = _rated(log, how.min_rating, raw, dropped)
+    about = {**(about or {}), **_about_ratings(log, how.min_rating)}
     if how.split not in (None, "given"):
         log = log.drop(columns="split", errors="ignore")
 
+    place_I = np.arange(len(items)) if raw.numbered else places(items["item"])
+    if not raw.numbered:
+        place = place_I[pd.Index(items["item"]).get_indexer(log["item"])]
+        within = [log["fraction"]] if "fraction" in log else []
+        log = log.iloc[np.lexsort([place, *within, log["timestamp"]])]
     kept = without_repeats(log)
     dropped["repeated pairs"] = len(log) - len(kept)
     log = _core(name, kept, how, raw, dropped)
     rows = np.flatnonzero(items["item"].isin(log["item"].unique()) | (not how.core))
+    rows = rows[np.argsort(place_I[rows])]
 
     features, missing, problems, encoded = _features(raw, items, rows, how)
     if how.missing == "drop":
@@ -209,14 +229,16 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         problems = problems[problems["item"].isin(items["item"].iloc[rows])]
     filled = {m: _fill(m, features[m], lost, how, raw) for m, lost in missing.items()}
 
-    log, partial = _split(name, log, how, raw, dropped)
+    log, partial, tied = _split(name, log, how, raw, dropped)
     catalogue = items.iloc[rows].reset_index(drop=True)
     item_number = pd.Series(np.arange(len(catalogue)), index=catalogue["item"])
-    users = _in_order(log["user"])
+    users = pd.Series(pd.unique(log["user"]))
+    if not raw.numbered:
+        users = users.iloc[np.argsort(places(users))]
     user_number = pd.Series(np.arange(len(users)), index=users)
     log = log.assign(user=user_number.loc[log["user"]].to_numpy(), item=item_number.loc[log["item"]].to_numpy())
     covers = raw.covers
-    if covers is not None and len(rows) < len(items):
+    if covers is not None and not np.array_equal(rows, np.arange(len(items))):
         covers = covers[rows]
     if covers is None and "image" in items and items["image"].notna().any():
         covers = Covers(catalogue["image"].tolist())
@@ -233,12 +255,13 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         covers,
         truth,
         dropped,
-        user_ids=pd.Series(users).to_numpy(),
+        user_ids=users.to_numpy(),
         partial=partial,
+        tied=tied,
         missing={m: int(lost.sum()) for m, lost in missing.items() if lost.any()},
         filled={m: how_filled for m, how_filled in filled.items() if missing[m].any()},
         problems=problems.reset_index(drop=True),
-        about={**(about or {}), **encoded},
+        about={**about, **encoded},
     )
 
 
@@ -249,6 +272,7 @@ def _checked_items(raw: Raw) -> pd.DataFrame:
             raise FedlabError(f"{raw.catalogue}: column {column} is missing")
     if not len(items):
         raise FedlabError(f"{raw.catalogue}: there are no items in it")
+    check_ids(raw.items["item"], "item", raw.catalogue)
     twice = items["item"].duplicated().to_numpy()
     if twice.any():
         row = raw.items.index[int(twice.argmax())]
@@ -267,6 +291,15 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         raise FedlabError(f"{raw.source}: column {missing[0]} is missing; there are {', '.join(map(str, log))}")
     if not len(log):
         raise FedlabError(f"{raw.source}: there are no interactions in it")
+    for column in ("user", "item"):
+        check_ids(log[column], column, raw.source)
+    if not pd.api.types.is_integer_dtype(log["timestamp"]) or log["timestamp"].hasnans:
+        times = pd.to_numeric(log["timestamp"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if (bad := ~np.isfinite(times) | (times % 1 != 0)).any():
+            row = int(bad.argmax())
+            told = f"timestamp '{shorten(log['timestamp'].iloc[row])}' is not a whole number of seconds"
+            raise FedlabError(f"{raw.source}, row {log.index[row]}: {told}")
+    log = log.assign(timestamp=log["timestamp"].astype(np.int64))
     unknown = ~log["item"].isin(items["item"]).to_numpy()
     if unknown.any():
         row, n = int(unknown.argmax()), int(unknown.sum())
@@ -279,7 +312,38 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
         bad = ~log["split"].isin(SPLITS).to_numpy()
         if bad.any():
             raise FedlabError(f"{raw.source}, row {log.index[int(bad.argmax())]}: split is none of {', '.join(SPLITS)}")
-    return log
+    return log.reset_index(drop=True)  # its labels were for the messages, and may come twice where files were joined
+
+
+def _rated(log: pd.DataFrame, least: float | None, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:
+    """Those rated high enough, and in `dropped` the others."""
+    if least is None:
+        return log
+    if "rating" not in log:
+        raise FedlabError(f"{raw.source}: min_rating={least:g}, but there are no ratings in it")
+    kept = log[log["rating"] >= least]
+    if not len(kept):
+        raise FedlabError(f"{raw.source}: min_rating={least:g} leaves nothing: the highest is {log['rating'].max():g}")
+    unrated = int(log["rating"].isna().sum())
+    dropped[f"interactions rated below {least:g}"] = len(log) - len(kept) - unrated
+    if unrated:
+        dropped["interactions without a rating"] = unrated
+    return kept
+
+
+def _about_ratings(log: pd.DataFrame, least: float | None) -> dict[str, str]:
+    if "rating" not in log or not log["rating"].notna().any():
+        return {}
+    span = f"{log['rating'].min():g} to {log['rating'].max():g}"
+    return {"ratings": f"{span}, " + ("each an interaction" if least is None else "lower ones were left out")}
+
+
+def warn_of_ratings(name: str, log: pd.DataFrame, stacklevel: int = 4) -> None:
+    """Say that ratings which differ have no say, where nobody chose so."""
+    if "rating" in log and log["rating"].min() < log["rating"].max():
+        span = f"{log['rating'].min():g} to {log['rating'].max():g}"
+        told = f"{name}: the ratings ({span}) are not used, so a low one counts as a like too"
+        warnings.warn(f"{told}; min_rating= leaves out those below it", stacklevel=stacklevel)
 
 
 def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:
@@ -311,16 +375,19 @@ def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dic
 
 def _split(
     name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]
-) -> tuple[pd.DataFrame, bool]:
-    """The log with its split, and whether users may lack a target."""
+) -> tuple[pd.DataFrame, bool, dict[str, int]]:
+    """The log with its split, whether users may lack a target, and how many targets share their time with another
+    interaction of their user."""
     rule = how.split or ("given" if "split" in log else "leave-one-out")
     if rule == "given":
         if "split" not in log:
             raise FedlabError(f"{raw.source}: split='given', but it has no split column")
-        return log, raw.partial
+        return log, raw.partial, {}
+    log = log.assign(split=leave_one_out(log) if rule == "leave-one-out" else temporal(log, how.held_out))
+    at_once = log.duplicated([c for c in ("user", "timestamp", "fraction") if c in log], keep=False)
+    tied = {s: n for s in ("valid", "test") if (n := int((at_once & (log["split"] == s)).sum()))}
     if rule == "leave-one-out":
-        return log.assign(split=leave_one_out(log)), False
-    log = log.assign(split=temporal(log, how.held_out))
+        return log, False, tied
     dropped["interactions after a user's target"] = int((log["split"] == "").sum())
     log = log[log["split"] != ""]
     known = log["user"].isin(log["user"][log["split"] == "train"])
@@ -329,7 +396,7 @@ def _split(
     log = log[known]
     if set(log["split"]) != set(SPLITS):
         raise FedlabError(f"{raw.source}: split='temporal' leaves no training, validation or test interaction")
-    return log, True
+    return log, True, tied
 
 
 def _features(
@@ -384,18 +451,6 @@ def _fill(modality: str, feature: np.ndarray, lost: np.ndarray, how: Preparation
         return f"'{NO_TITLE}'"  # encoded as any other text
     feature[lost] = feature[~lost].mean(axis=0, dtype=np.float64)
     return "mean of the others"
-
-
-def _in_order(ids: pd.Series) -> list[Any]:
-    """Different ids: numbers by size, names in the order in which they first appear."""
-    seen = pd.unique(ids)
-    try:
-        numbers = [int(i) for i in seen]
-    except (TypeError, ValueError):
-        return list(seen)
-    if [str(n) for n in numbers] != [str(i) for i in seen]:
-        return list(seen)
-    return [i for _, i in sorted(zip(numbers, seen, strict=True))]
 
 
 def _name_of(encoder: Encoder) -> str:

@@ -1,9 +1,32 @@
 """Who stays in, and which interaction is for training, validation and test."""
 
+import re
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from fedlab_mm.errors import FedlabError
+
+
+def places(ids: pd.Series) -> np.ndarray:
+    """The place of each of some different ids once they are sorted, numbers and those within names by size.
+
+    >>> places(pd.Series(["10", "v10", "9", "v9", "09"])).tolist()
+    [2, 4, 1, 3, 0]
+    """
+    keys: Any = ids.to_numpy() if pd.api.types.is_integer_dtype(ids) else [_natural(str(i)) for i in ids]
+    place = np.empty(len(ids), dtype=np.int64)
+    place[sorted(range(len(ids)), key=keys.__getitem__)] = np.arange(len(ids))
+    return place
+
+
+def _natural(text: str) -> tuple[Any, ...]:
+    parts: list[Any] = re.split("([0-9]+)", text)
+    for n in range(1, len(parts), 2):
+        digits = parts[n].lstrip("0")
+        parts[n] = (len(digits), digits)
+    return (*parts, text)
 
 
 def leave_one_out(interactions: pd.DataFrame, last: int = 1) -> pd.Series:

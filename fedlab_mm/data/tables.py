@@ -44,41 +44,15 @@ def read_table(
     Raises:
         FedlabError: an unreadable file, a row with too many or too few cells, a column that is not there.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                sep=sep,
-                header=None if names is not None else 0,
-                names=None if names is None else list(names),
-                dtype=str,
-                keep_default_na=False,
-                na_values=[],
-                index_col=False,
-                encoding=encoding,
-                engine="python" if len(sep) > 1 else "c",
-                skip_blank_lines=False,
-                skiprows=(blank := _blank_lines(path)),
-                quoting=3 if sep != "," else 0,  # only comma-separated files quote
-            )
-    except FileNotFoundError:
-        raise FedlabError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise FedlabError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except pd.errors.EmptyDataError:
-        raise FedlabError(f"{path}: cannot be read as CSV (it is empty)") from None
-    except pd.errors.ParserWarning:
-        raise FedlabError(f"{path}: cannot be read as CSV (a row has more cells than the header)") from None
-    except (pd.errors.ParserError, UnicodeError, ValueError, OverflowError, MemoryError) as error:
-        reason = shorten(str(error).removeprefix("Error tokenizing data. C error: ") or type(error).__name__, 160)
-        hint = "; save it as UTF-8" if isinstance(error, UnicodeError) and encoding == "utf-8" else ""
-        raise FedlabError(f"{path}: cannot be read as CSV ({reason}{hint})") from None
+    blank = _blank_lines(path)
+    table = _parsed(path, sep, encoding, blank, header=None if names is not None else 0, names=names)
     first = blank + (1 if names is not None else 2)
     table = table.set_axis(pd.RangeIndex(first, first + len(table)), axis=0)
     if (nothing := _nothing_in(table)).any():
         table = table[~nothing]
     if names is None:
+        if any(f"{c}.1" in table for c in table):  # so pandas calls a second column of a name
+            table.columns = [a or b for a, b in zip(first_row(path, sep, encoding), table.columns, strict=True)]
         table.columns = [str(c).strip().removeprefix("\ufeff") for c in table.columns]
         twice = table.columns[table.columns.duplicated()]
         if len(twice):
@@ -96,10 +70,51 @@ def read_table(
     return table
 
 
+def first_row(path: Path, sep: str = ",", encoding: str = "utf-8") -> list[str]:
+    """The cells of the first row, be it a header or not."""
+    return _parsed(path, sep, encoding, _blank_lines(path), header=None, nrows=1).iloc[0].tolist()
+
+
+def _parsed(path: Path, sep: str, encoding: str, blank: int, **how: Any) -> pd.DataFrame:
+    """The file's cells as text, without the blank lines at its beginning."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path,
+                sep=sep,
+                dtype=str,
+                keep_default_na=False,
+                na_values=[],
+                index_col=False,
+                encoding=encoding,
+                engine="python" if len(sep) > 1 else "c",
+                skip_blank_lines=False,
+                skiprows=blank,
+                quoting=3 if sep != "," else 0,  # only comma-separated files quote
+                **how,
+            )
+    except FileNotFoundError:
+        raise FedlabError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise FedlabError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except pd.errors.EmptyDataError:
+        raise FedlabError(f"{path}: cannot be read as CSV (it is empty)") from None
+    except pd.errors.ParserWarning:
+        raise FedlabError(f"{path}: cannot be read as CSV (a row has more cells than the header)") from None
+    except (pd.errors.ParserError, UnicodeError, ValueError, OverflowError, MemoryError) as error:
+        reason = shorten(str(error).removeprefix("Error tokenizing data. C error: ") or type(error).__name__, 160)
+        hint = "; save it as UTF-8" if isinstance(error, UnicodeError) and encoding == "utf-8" else ""
+        raise FedlabError(f"{path}: cannot be read as CSV ({reason}{hint})") from None
+
+
 def _blank_lines(path: Path) -> int:
-    """How many blank lines come before anything else."""
-    with open(path, "rb") as file:
-        return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(b"\r\n"), file))
+    """How many blank lines come before anything else; none where the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(b"\r\n"), file))
+    except OSError:
+        return 0  # whoever reads it says so
 
 
 def _nothing_in(table: pd.DataFrame) -> np.ndarray:
@@ -156,24 +171,56 @@ def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) 
     return pd.Series(exact.astype(np.int64) // per, index=column.index)
 
 
-def in_seconds(log: pd.DataFrame) -> pd.DataFrame:
-    """Times in milliseconds as whole seconds; the rows are put in order before, so that what happened within a second
-    keeps its own.
+def as_numbers(column: pd.Series, what: str, path: Path | str) -> pd.Series:
+    """Text as numbers, an empty cell as NaN.
+
+    Raises:
+        FedlabError: a cell that is none, naming file and row.
+    """
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    bad = ~np.isfinite(numbers.to_numpy()) & (column.str.strip() != "").to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise FedlabError(f"{path}, row {column.index[row]}: {what} '{shorten(column.iloc[row])}' is not a number")
+    return numbers
+
+
+def in_seconds(log: pd.DataFrame, per: int = 1000) -> pd.DataFrame:
+    """Times in milliseconds, or in whatever `per` of make a second, as whole seconds, and what is left of each as
+    `fraction`, so that what happened within a second keeps its order. The rows are put in it.
 
     >>> in_seconds(pd.DataFrame({"item": [7, 8], "timestamp": [1900, 1100]})).to_numpy().tolist()
-    [[8, 1], [7, 1]]
+    [[8, 1, 100], [7, 1, 900]]
     """
     log = log.sort_values("timestamp", kind="stable")
-    return log.assign(timestamp=log["timestamp"] // 1000)
+    return log.assign(timestamp=log["timestamp"] // per, fraction=log["timestamp"] % per)
+
+
+def encoding_of(path: Path) -> str:
+    """ "utf-8" where a file is valid UTF-8, else "latin-1", as the publishers wrote before it was usual."""
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    except OSError:
+        pass  # whoever reads it says so
+    return "utf-8"
 
 
 def named(column: pd.Series, what: str, path: Path | str) -> pd.Series:
     """Identifiers, trimmed; an empty one is an error with file and row."""
     trimmed = column.str.strip()
-    empty = (trimmed == "").to_numpy()
-    if empty.any():
-        raise FedlabError(f"{path}, row {column.index[int(empty.argmax())]}: {what} is empty")
+    check_ids(trimmed, what, path)
     return trimmed
+
+
+def check_ids(ids: pd.Series, what: str, path: Path | str) -> None:
+    """Raises FedlabError where an identifier is missing or empty: pandas would leave its row out without a word."""
+    empty = ids.isna().to_numpy()
+    if not pd.api.types.is_numeric_dtype(ids):
+        empty = empty | (ids.astype(str).str.strip() == "").to_numpy()
+    if empty.any():
+        raise FedlabError(f"{path}, row {ids.index[int(empty.argmax())]}: {what} is empty")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -211,6 +258,12 @@ def as_name(value: Any) -> str | None:
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         return None
     return value.strip() or None
+
+
+def as_number(value: Any) -> float:
+    """A JSON value as a number; NaN where it is none."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_TIME
+    return float(value) if known else math.nan
 
 
 def as_time(value: Any, per: int = 1) -> int | None:

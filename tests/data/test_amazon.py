@@ -82,6 +82,14 @@ def test_reviews_that_say_too_little_are_counted(tmp_path, load):
     assert data.dropped["repeated pairs"] == 1 and len(data.interactions) == 30
 
 
+def test_what_was_liked_may_be_asked_for(tmp_path, load):
+    stars = [5.0, 2, "3", None, 4]
+    write(tmp_path, [{**r, "rating": stars[n % 5]} for n, r in enumerate(REVIEWS)])
+    data = load(core=0, min_rating=2)
+    assert data.dropped["interactions rated below 2"] == 0 and data.dropped["interactions without a rating"] == 12
+    assert len(data.interactions) == 18 and data.about["ratings"] == "2 to 5, lower ones were left out"
+
+
 def test_within_a_second_milliseconds_decide(tmp_path, load):
     write(tmp_path, [review(r["user_id"], r["parent_asin"], 10**12 + 99 - n) for n, r in enumerate(REVIEWS)])
     data = load()

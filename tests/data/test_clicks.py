@@ -245,3 +245,21 @@ def test_a_log_without_any_attribute():
     made = click_log("x", log, pd.DataFrame({"id": [1]}), pd.DataFrame({"id": [9]}), "x.csv", 3, {})
     assert made.attributes == {"user": {}, "item": {}} and made.describe().loc["showings"].item() == 3
     assert made.interactions["item"].tolist() == [0, 1, 2]
+
+
+def test_every_showing_is_kept_or_counted_and_none_is_nobodys():
+    part = pd.DataFrame({"user": [1] * 3, "item": [1, 2, 3], "timestamp": [1, 2, 3], "click": [0, 1, 0]})
+    ids = pd.DataFrame({"id": [1]})
+    log = pd.concat([part, part, part.assign(user=2)[:2]])  # labels come up again
+    made = click_log("x", log, ids, ids, "x.csv", 3, {})
+    assert len(made.interactions) == 6 and made.dropped["showings of these users"] == 2
+    with pytest.raises(fl.FedlabError, match=r"x\.csv, row 1: user is empty"):
+        click_log("x", part.assign(user=[1, np.nan, 1]), ids, ids, "x.csv", 3, {})
+
+
+def test_showings_at_one_time_keep_the_order_of_rows_and_it_is_told():
+    log = pd.DataFrame({"user": 1, "item": [1, 2, 3], "timestamp": [1, 2, 2], "click": [0, 1, 0]})
+    ids = pd.DataFrame({"id": [1]})
+    told = "1 of 1 test showings share their time with another of the user's: the later row of the file counts as later"
+    assert click_log("x", log, ids, ids, "x.csv", 3, {}).about == {"equal times": told}
+    assert not click_log("x", log.assign(fraction=[0, 1, 2]), ids, ids, "x.csv", 3, {}).about

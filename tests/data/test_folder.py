@@ -171,6 +171,36 @@ def test_a_modality_with_an_impossible_name_is_refused_with_its_file(folder, off
         fl.load(folder, **offline)
 
 
+def test_ratings_are_told_of_and_asked_for(folder, offline):
+    n = len(pd.read_csv(folder / "interactions.csv"))
+    stars = [1 + row % 5 for row in range(n)]
+    rewrite(folder / "interactions.csv", rating=[*map(str, stars[:-1]), ""])
+    with pytest.warns(UserWarning, match=r"mine: the ratings \(1 to 5\) are not used, so a low one counts as a like"):
+        data = fl.load(folder, **offline)
+    assert len(data.interactions) == n and data.about["ratings"] == "1 to 5, each an interaction"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        liked = fl.load(folder, min_rating=2, **offline)
+    low = sum(star < 2 for star in stars[:-1])
+    assert liked.dropped["interactions rated below 2"] == low and liked.dropped["interactions without a rating"] == 1
+    assert len(liked.interactions) == n - low - 1
+    assert liked.about["ratings"] == "2 to 5, lower ones were left out"
+    with pytest.raises(fl.FedlabError, match=r"interactions\.csv: min_rating=6 leaves nothing: the highest is 5"):
+        fl.load(folder, min_rating=6, **offline)
+    rewrite(folder / "interactions.csv", rating=["good"] * n)
+    with pytest.raises(fl.FedlabError, match=r"interactions\.csv, row 2: rating 'good' is not a number"):
+        fl.load(folder, **offline)
+    rewrite(folder / "interactions.csv", rating=["1"] * n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # ratings that are all alike say nothing
+        fl.load(folder, **offline)
+
+
+def test_where_there_are_no_ratings_none_can_be_asked_for(folder, offline):
+    with pytest.raises(fl.FedlabError, match=r"interactions\.csv: min_rating=4, but there are no ratings in it"):
+        fl.load(folder, min_rating=4, **offline)
+
+
 ODD = [
     "<b>Bold</b> &amp; <script>alert(1)</script>",
     "🎬🍿 family 👨‍👩‍👧‍👦",
@@ -257,7 +287,7 @@ def test_any_names_survive_being_saved(tmp_path_factory, ids, users):
     data = fl.data.prepare("x", raw, fl.data.Preparation())
     again = fl.load(fl.save_dataset(data, here / "saved"))
     assert again.fingerprint == data.fingerprint
-    assert again.items["id"].tolist() == ids and sorted(again.users["id"]) == sorted(users)
+    assert sorted(again.items["id"]) == sorted(ids) and sorted(again.users["id"]) == sorted(users)
 
 
 def test_a_folder_is_replaced_only_if_it_is_one_of_ours(world, tmp_path):

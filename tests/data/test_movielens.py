@@ -98,6 +98,34 @@ def test_each_layout_is_read(layout, offline):
     assert "grouplens" in data.about["source"] and "Harper" in data.about["citation"]
 
 
+def test_what_was_liked_may_be_asked_for(layout, offline):
+    name, folder = layout
+    data = fl.load(name, root=folder, core=0, min_rating=3, **offline)
+    assert data.dropped["interactions rated below 3"] == 6 * 3 and len(data.interactions) == 6 * 3
+    for user in USERS:  # the stars of the six, in the order of time, are 1, 2, 3, 4, 5, 1
+        fifth = np.random.default_rng(user).permutation(MOVIES)[4]
+        assert data.items["id"][data.target_U("test")[user - 1]] == str(fifth)
+    assert fl.load(name, root=folder, **offline).about["ratings"] == "1 to 5, each an interaction"
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_files_that_were_saved_again_as_utf_8(layout, offline, bom):
+    name, folder = layout
+    before = fl.load(name, root=folder, **offline)
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            text = raw.decode("latin-1")
+        path.write_bytes((bom + text).encode("utf-8"))
+    data = fl.load(name, root=folder, **offline)
+    assert data.items["title"].tolist() == before.items["title"].tolist() and "Misérables, Les (1995)" in set(
+        data.items["title"]
+    )
+    assert data.fingerprint == before.fingerprint
+
+
 def test_what_the_text_encoder_reads(layout):
     name, folder = layout
     texts = lookup("dataset", name).read(folder).items["text"].tolist()
@@ -175,6 +203,7 @@ def test_latest_small_is_that_of_the_papers(movielens):
     assert movielens.features["image"].shape == movielens.features["text"].shape == (3650, 512)
     assert 90274 + movielens.dropped["interactions outside the core"] == 100836
     assert not len(movielens.problems)
+    assert movielens.tied == {"valid": 137, "test": 91}
 
 
 @pytest.mark.slow

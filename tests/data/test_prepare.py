@@ -1,5 +1,6 @@
 """From what the files hold to a dataset: the core, the splits, what is missing, and a count of all that is left out."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -160,15 +161,56 @@ def test_a_given_split_that_is_not_asked_for_has_no_say():
         assert data.fingerprint == quietly(raw, split=rule).fingerprint
 
 
-def test_users_are_numbered_by_size_or_else_as_they_come():
-    rows = [(u, f"i{i}", i) for u in ("10", "9", "2") for i in range(3)]
-    items = pd.DataFrame({"item": ["i0", "i1", "i2"], "title": "t"})
-    numbers = quietly(Raw(log_of(rows), items, encode=()))
-    assert numbers.users["id"].tolist() == ["2", "9", "10"]
-    names = quietly(Raw(log_of(rows).replace({"user": {"9": "09"}}), items, encode=()))
-    assert names.users["id"].tolist() == ["10", "09", "2"]
-    odd = quietly(Raw(log_of(rows).replace({"user": {"9": "x", "2": "x\0"}}), items, encode=()))
-    assert odd.users["id"].tolist() == ["10", "x", "x\0"]
+def test_users_and_items_are_numbered_by_their_ids():
+    rows = [(u, f"i{i}", i) for u in ("10", "9", "b10", "2", "b9", "09") for i in (10, 9, 2)]
+    items = pd.DataFrame({"item": ["i9", "i10", "i2"], "title": ["nine", "ten", "two"]})
+    feature = np.array([[9.0], [10], [2]])
+    data = quietly(Raw(log_of(rows), items, features={"a": feature}, encode=(), covers=feature))
+    assert data.users["id"].tolist() == ["2", "09", "9", "10", "b9", "b10"]
+    assert data.items["id"].tolist() == ["i2", "i9", "i10"] and data.items["title"].tolist() == ["two", "nine", "ten"]
+    assert data.features["a"].ravel().tolist() == data.covers.ravel().tolist() == [2, 9, 10]
+
+
+def at_once(n_users=20, seed=0):
+    """Ids that are names, and for everybody several interactions a second."""
+    raw = world(n_users, seed=seed)
+    return dataclasses.replace(raw, interactions=raw.interactions.assign(timestamp=lambda t: t["timestamp"] % 12))
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "temporal"])
+def test_the_order_of_rows_has_no_say(split, recipe):
+    raw = at_once()
+    data = quietly(raw, split=split)
+    run = fl.train(recipe.but(rounds=2), data, progress=False)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        log = raw.interactions.sample(frac=1, random_state=seed)
+        order = rng.permutation(10)
+        features = {m: f[order] for m, f in raw.features.items()}
+        shuffled = dataclasses.replace(raw, interactions=log, items=raw.items.iloc[order], features=features)
+        again = quietly(shuffled, split=split)
+        assert again.fingerprint == data.fingerprint and again.tied == data.tied
+    assert fl.train(recipe.but(rounds=2), again, progress=False).test == run.test
+
+
+def test_at_equal_times_the_id_decides_and_it_is_told(tmp_path):
+    rows = [("a", "i10", 5), ("a", "i9", 5), ("a", "i1", 4), ("b", "i1", 1), ("b", "i9", 2), ("b", "i10", 3)]
+    rows += [("c", "i10", 3), ("c", "i9", 3), ("c", "i8", 3), ("c", "i1", 4)]
+    items = pd.DataFrame({"item": [f"i{n}" for n in range(12)], "title": "t"})
+    data = quietly(Raw(log_of(rows), items, encode=()))
+    ids = data.items["id"].to_numpy()
+    assert ids[data.target_U("test")].tolist() == ["i10", "i10", "i1"]
+    assert ids[data.target_U("valid")].tolist() == ["i9", "i9", "i10"]
+    assert data.tied == {"valid": 2, "test": 1}  # of a the two are tied, of c only the validation target
+    told = fl.audit(data, k=5).loc["targets chosen by id at equal times"]
+    assert (told["n"], told["of"]) == (1, 3)
+    assert fl.load(fl.save_dataset(data, tmp_path / "saved")).tied == data.tied
+    assert data.describe().loc["valid targets chosen by item id at equal times"].item() == 2
+    within = log_of(rows).assign(fraction=[2, 1, 0, 0, 0, 0, 1, 2, 3, 0])
+    data = quietly(Raw(within, items, encode=()))
+    assert ids[data.target_U("test")].tolist() == ["i10", "i10", "i1"] and not data.tied
+    assert ids[data.target_U("valid")].tolist() == ["i9", "i9", "i8"]
+    assert "targets chosen by id at equal times" not in fl.audit(data, k=5).index
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +345,8 @@ def test_every_row_is_kept_or_counted(rows, splits, core, rule, holes, missing):
         ({"held_out": 1.0}, r"held_out=1\.0: .*between 0 and 1"),
         ({"held_out": float("nan")}, "held_out=nan: .*between 0 and 1"),
         ({"held_out": "a fifth"}, "held_out='?a fifth'?: .*between 0 and 1"),
+        ({"min_rating": "four"}, "min_rating='four': the lowest rating to keep is a number"),
+        ({"min_rating": float("nan")}, "min_rating=nan: the lowest rating to keep is a number"),
         ({"encoder": "clap"}, "unknown encoder 'clap'"),
         ({"kcore": 5}, "load has no option kcore; there are: core, fewest, split"),
     ],
@@ -344,3 +388,29 @@ def test_a_split_that_cannot_be_made():
     at_once = Raw(raw.interactions.assign(timestamp=7), raw.items, "log.csv", features=raw.features, encode=())
     with pytest.raises(fl.FedlabError, match="split='temporal' leaves no training, validation or test interaction"):
         quietly(at_once, split="temporal")
+
+
+def test_a_row_without_a_user_is_refused_and_none_vanishes():
+    raw = world()
+    for lost in (np.nan, None, "", " "):
+        log = pd.concat([raw.interactions, log_of([(lost, "i0", 1)])], ignore_index=True)
+        with pytest.raises(fl.FedlabError, match=rf"log\.csv, row {len(raw.interactions)}: user is empty"):
+            quietly(dataclasses.replace(raw, interactions=log))
+    log = raw.interactions.assign(item=raw.interactions["item"].where(raw.interactions.index != 4, None))
+    with pytest.raises(fl.FedlabError, match=r"log\.csv, row 4: item is empty"):
+        quietly(dataclasses.replace(raw, interactions=log))
+    with pytest.raises(fl.FedlabError, match=r"items\.csv, row 9: item is empty"):
+        quietly(dataclasses.replace(raw, items=raw.items.assign(item=[*raw.items["item"][:9], np.nan])))
+    for wrong in (np.nan, 2.5):
+        log = raw.interactions.assign(timestamp=[*raw.interactions["timestamp"][:-1], wrong])
+        with pytest.raises(fl.FedlabError, match=rf"log\.csv, row {len(log) - 1}: timestamp .* is not a whole number"):
+            quietly(dataclasses.replace(raw, interactions=log))
+
+
+def test_the_parts_of_a_log_may_have_labels_in_common():
+    raw = world()
+    half = len(raw.interactions) // 2
+    parts = [raw.interactions[:half], raw.interactions[half:].reset_index(drop=True)]
+    for split in ("leave-one-out", "temporal"):
+        joined = quietly(dataclasses.replace(raw, interactions=pd.concat(parts)), split=split)
+        assert joined.fingerprint == quietly(raw, split=split).fingerprint

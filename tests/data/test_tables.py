@@ -48,6 +48,10 @@ def test_columns_are_found_by_name_in_any_order(write):
     assert table.to_dict("list") == {"x": ["3"], "y": ["1"], "z": ["2"]}
 
 
+def test_columns_without_a_name_or_with_a_number_are_no_doubles(write):
+    assert list(read_table(write(",a,a.1,\n0,1,2,3\n"))) == ["Unnamed: 0", "a", "a.1", "Unnamed: 3"]
+
+
 def test_rows_are_counted_as_an_editor_shows_them(write):
     assert read_table(write("a,b\n1,2\n3,4\n")).index.tolist() == [2, 3]
     assert read_table(write("1,2\n3,4\n"), names=("a", "b")).index.tolist() == [1, 2]
@@ -76,7 +80,8 @@ def test_only_comma_separated_files_quote(write):
         ("a,b\n".encode("utf-16"), {}, r"t\.csv: .*can't decode"),
         ("a,b\n1,2\n", {"columns": {"x": "c"}}, r"t\.csv: column c is missing; there are a, b"),
         ('"a\nb",' + "c" * 999, {"columns": {"x": "d"}}, r"t\.csv: column d is missing; there are a b, c{39}…$"),
-        ("a," * 99 + "b", {"columns": {"x": "d"}}, r"t\.csv: column d is missing; there are a, a\.1, .{360,400}…$"),
+        (",".join(f"a{n}" for n in range(99)), {"columns": {"x": "d"}}, r"t\.csv: .* there are a0, a1, .{360,400}…$"),
+        ("a,b,a\n1,2,3\n", {"columns": {"x": "b"}}, r"t\.csv: column a is there twice"),
         ("a, a,b\n1,2,3\n", {"columns": {"x": "a"}}, r"t\.csv: column a is there twice"),
     ],
 )
