@@ -10,6 +10,7 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.data import build
 from fedlab_mm.data.tables import read_feature
+from tests.conftest import but
 
 
 def log(rows, split=None):
@@ -104,7 +105,9 @@ def test_columns_that_single_precision_would_lose_are_kept_and_told(recipe, tmp_
     assert data.features["audio"].tolist() == LOSABLE["audio"].tolist()
     for method in ("fedvlr", "fedmr", "vbpr", "gfmfr"):
         run = fl.train(
-            recipe.but(dataset="x", method=method, feature_scale=1.0, rounds=2, k=1, groups=1), data, progress=False
+            but(recipe, dataset="x", method=method, feature_scale=1.0, rounds=2, k=1, fit_epochs=5, groups=1),
+            data,
+            progress=False,
         )
         shared = run.model.method.shared
         inputs = shared.inputs if method == "gfmfr" else shared.fusion.inputs
