@@ -22,7 +22,8 @@ class Backbone(nn.Module):
         alternates: an epoch steps the private parameters first and then, from gradients taken anew, what is shared.
         keeps_items: a client uploads its item table whole, and scores with the items as it left them after its local
             epochs, not as the server made them afterwards (PFedRec).
-        lr: learning rate that suits its loss and depth, where a recipe leaves lr and shared_lr open, under SGD.
+        lr: learning rate that suits its loss and depth, where a recipe leaves lr and shared_lr open, under SGD;
+            shared_lr: of what is shared, if that is another.
         decay: (per round, per step): what learning rates are multiplied by, again and again.
         settings: the fields of a recipe that it reads and others do not; one of yours that declares none may be given
             those of any.
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
     alternates: ClassVar[bool] = False
     keeps_items: ClassVar[bool] = False
     lr: ClassVar[float] = 1.0
+    shared_lr: ClassVar[float | None] = None
     decay: ClassVar[tuple[float, float]] = (1.0, 1.0)
     settings: ClassVar[tuple[str, ...]] = ()
 

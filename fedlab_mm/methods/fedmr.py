@@ -78,7 +78,3 @@ class FedMR(Method):
             n_new = len(next(iter(parts.values())))
             parts["id_embedding"] = self.bank.id_embedding.new_zeros(n_new, self.recipe.id_dim)
         return parts
-
-    def id_lr_scale(self, name: str) -> float:
-        behind_a_map = name == "id_embedding" or (name == PERSONAL and "id" in self.signals)
-        return 30.0 if behind_a_map else float(self.n_items)

@@ -80,6 +80,3 @@ class ServerSide(Method):
 
     def views_for(self, features: Parameters) -> dict[str, Tensor]:
         return {"views": self.fusion.of_new(features).transpose(0, 1)}  # type: ignore[operator]
-
-    def id_lr_scale(self, name: str) -> float:
-        return 30.0 if name == "id_embedding" else float(self.n_items)  # D moves behind a map

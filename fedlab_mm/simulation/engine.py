@@ -483,6 +483,7 @@ def build_method(recipe: Recipe, data: Dataset) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         method = lookup("method", recipe.method)(recipe, data.n_items, features)
+    method.n_samples = (1 + recipe.negatives) * float(data.train.lengths.mean())
     method.shared.to(recipe.dtype)
     method.client.to(recipe.dtype)
     return method
