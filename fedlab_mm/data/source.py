@@ -5,6 +5,7 @@ not a fact of the files, is in `Preparation`, and is made by `prepare`, the same
 """
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ class Preparation:
                 listed = ", ".join(map(str, choices))
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
         stars: Any = self.min_rating
-        if stars is not None and (not isinstance(stars, Real) or isinstance(stars, bool) or not np.isfinite(stars)):
+        if stars is not None and (not isinstance(stars, Real) or isinstance(stars, bool) or not math.isfinite(stars)):
             raise FedlabError(f"min_rating={stars!r}: the lowest rating to keep is a number")
         if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise FedlabError(f"held_out={self.held_out!r}: the share held out is a number between 0 and 1")

@@ -11,6 +11,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -153,22 +154,31 @@ def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -
 
 
 def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) -> pd.Series:
-    """Text as whole numbers, after division by `per` (rounded down); "964982703.0" and "1.5e9" are whole too.
+    """Text as whole numbers, after division by `per` (rounded down); "964982703.0" and "1.5e9" are whole too. All that
+    64 bits hold are exact.
 
     Raises:
         FedlabError: a cell that is none, naming file and row.
     """
     numbers = pd.to_numeric(column, errors="coerce")
-    exact = numbers.to_numpy(dtype=np.float64)
+    if numbers.dtype == np.int64:
+        return numbers // per
+    floats = numbers.to_numpy(dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        bad = ~np.isfinite(exact) | (exact % 1 != 0) | (np.abs(exact) >= _LARGEST_TIME)
+        bad = ~np.isfinite(floats) | (floats % 1 != 0)
+    large = np.flatnonzero(~bad & (np.abs(floats) >= _LARGEST_TIME))  # a double may have lost their last digits
+    whole = np.where(bad | (np.abs(floats) >= _LARGEST_TIME), 0, floats).astype(np.int64)
+    for row in large:
+        exact = Decimal(column.iloc[row].strip())
+        bad[row] = exact != exact.to_integral_value() or not -(2**63) <= exact < 2**63
+        whole[row] = 0 if bad[row] else int(exact)
     if bad.any():
         row = int(bad.argmax())
         raise FedlabError(
             f"{path}, row {column.index[row]}: {what} '{shorten(column.iloc[row])}' is not a whole number"
             + (" (seconds since 1970 are wanted)" if "time" in what and pd.isna(numbers.iloc[row]) else "")
         )
-    return pd.Series(exact.astype(np.int64) // per, index=column.index)
+    return pd.Series(whole // per, index=column.index)
 
 
 def as_numbers(column: pd.Series, what: str, path: Path | str) -> pd.Series:

@@ -115,9 +115,31 @@ def test_whole_numbers_in_their_many_spellings():
     assert numbers.index.tolist() == [2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("beside", ["1", "1.0", "1e3"])
+def test_whole_numbers_do_not_go_through_a_float(beside):
+    large = ["9007199254740993", " 9223372036854775807", "-9223372036854775808", "9007199254740993.0"]
+    numbers = whole_numbers(column(*large, beside), "user_id", "f").tolist()
+    assert numbers[:4] == [2**53 + 1, 2**63 - 1, -(2**63), 2**53 + 1]
+
+
 @pytest.mark.parametrize(
     "cell",
-    ["", "x", "2\n5", "2.5", "nan", "inf", "0x10", "1_000", "True", "1e400", "9007199254740993", "9" * 400, "1,5"],
+    [
+        "",
+        "x",
+        "2\n5",
+        "2.5",
+        "nan",
+        "inf",
+        "0x10",
+        "1_000",
+        "True",
+        "1e400",
+        "9223372036854775808",
+        "9007199254740993.5",
+        "9" * 400,
+        "1,5",
+    ],
 )
 def test_what_is_no_whole_number_is_said_with_its_row(cell):
     with pytest.raises(fl.FedlabError, match=r"f\.csv, row 3: time '.*' is not a whole number") as error:
