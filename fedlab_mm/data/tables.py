@@ -168,7 +168,7 @@ def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) 
         bad = ~np.isfinite(floats) | (floats % 1 != 0)
     large = np.flatnonzero(~bad & (np.abs(floats) >= _LARGEST_TIME))  # a double may have lost their last digits
     whole = np.where(bad | (np.abs(floats) >= _LARGEST_TIME), 0, floats).astype(np.int64)
-    for row in large:
+    for row in map(int, large):
         exact = Decimal(column.iloc[row].strip())
         bad[row] = exact != exact.to_integral_value() or not -(2**63) <= exact < 2**63
         whole[row] = 0 if bad[row] else int(exact)
