@@ -46,6 +46,7 @@ class Raw:
         partial: whether a predefined split may leave users without a target.
         numbered: whether rows are in the order of the numbers of users and items, as `save_dataset` writes them; else
             these are numbered by their sorted ids.
+        about: what was understood, for `Dataset.about`.
     """
 
     interactions: pd.DataFrame
@@ -59,6 +60,7 @@ class Raw:
     dropped: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     numbered: bool = False
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
     log = _rated(log, how.min_rating, raw, dropped)
-    about = {**(about or {}), **_about_ratings(log, how.min_rating)}
+    about = {**(about or {}), **raw.about, **_about_ratings(log, how.min_rating)}
     if how.split not in (None, "given"):
         log = log.drop(columns="split", errors="ignore")
 
