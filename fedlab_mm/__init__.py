@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what `__getattr__` below gives at run time
     )
     from fedlab_mm.audit import audit
     from fedlab_mm.data.folder import save_dataset
+    from fedlab_mm.data.frames import from_frames
     from fedlab_mm.errors import DivergedError, FedlabError
     from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
     from fedlab_mm.geometry import modality_gap
@@ -47,6 +48,7 @@ __all__ = [
     "epsilon",
     "evaluate",
     "evaluate_users",
+    "from_frames",
     "load",
     "load_run",
     "modality_gap",
@@ -65,6 +67,7 @@ __all__ = [
 _HOMES = {
     "audit": "audit",
     "data.folder": "save_dataset",
+    "data.frames": "from_frames",
     "errors": "DivergedError FedlabError",
     "evaluation": "evaluate evaluate_users recommended",
     "geometry": "modality_gap",

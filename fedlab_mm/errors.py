@@ -20,10 +20,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 class MissingExtra(FedlabError, ImportError):
-    """Something asked for needs a package that only an extra of this one brings."""
+    """Something asked for needs a package that an extra of this one brings, or none does."""
 
-    def __init__(self, what: str, package: str, extra: str):
-        super().__init__(f'{what} needs {package}, which is not installed: pip install "fedlab_mm[{extra}]"')
+    def __init__(self, what: str, package: str, extra: str | None = None):
+        how = f'"fedlab_mm[{extra}]"' if extra else package
+        super().__init__(f"{what} needs {package}, which is not installed: pip install {how}")
 
 
 class AllDivergedError(FedlabError):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
 from fedlab_mm.data.tables import as_name, as_number, as_time, in_seconds, read_lines
-from fedlab_mm.encoding import folder_called, pictures_of
+from fedlab_mm.encoding import clean_text, folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 
@@ -22,7 +22,7 @@ _HOSTS = (
 @register("dataset", "amazon")
 class Amazon(Source):
     """A category, "amazon:All_Beauty" or "amazon:Gift_Cards" or any other: `CATEGORY.jsonl` (user_id, parent_asin,
-    rating, timestamp in ms) and `meta_CATEGORY.jsonl` (parent_asin, title, images), plain or as `.jsonl.gz`.
+    rating, timestamp in ms) and `meta_CATEGORY.jsonl` (parent_asin, title, images), each plain or as `.jsonl.gz`.
 
     A review is an interaction, an item is its `parent_asin`. Pictures are files `images/PARENT_ASIN.jpg`; the metadata
     name their addresses, and `fedlab-mm data fetch amazon:CATEGORY --pictures` brings them. 5-core by default. A
@@ -42,7 +42,8 @@ class Amazon(Source):
             raise FedlabError(f"category '{part}': write it as the publisher does, as in amazon:All_Beauty")
         ends = {"reviews": f"review_categories/{part}.jsonl.gz", "meta": f"meta_categories/meta_{part}.jsonl.gz"}
         downloads = tuple(Download(tuple(f"{host}/{end}" for host in _HOSTS)) for end in ends.values())
-        files = tuple((f"{part}.{end}", f"meta_{part}.{end}") for end in ("jsonl", "jsonl.gz"))
+        kinds = ("jsonl", "jsonl.gz")  # each of the two files by itself
+        files = tuple((f"{part}.{reviews}", f"meta_{part}.{meta}") for reviews in kinds for meta in kinds)
         return type(part, (cls,), {"name": f"amazon-{part}", "layouts": files, "downloads": downloads})
 
     @classmethod
@@ -96,7 +97,7 @@ class Amazon(Source):
             item, title, images = as_name(record.get("parent_asin")), record.get("title"), record.get("images")
             if item is None:
                 continue
-            titles[item] = title if isinstance(title, str) else ""
+            titles[item] = clean_text(title) if isinstance(title, str) else ""
             shown = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []
             main = next((i for i in shown if i.get("variant") == "MAIN"), shown[0] if shown else {})
             url = next((main[size] for size in ("large", "hi_res", "thumb") if isinstance(main.get(size), str)), None)

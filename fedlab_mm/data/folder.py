@@ -8,6 +8,10 @@
     NAME.npy           ready features of a modality NAME, a row for each row of items.csv, any width; or
                        NAME.safetensors
 
+Columns go by other names too (`user_id`, `movieId`: `columns.ALIASES`); cells are parted by commas, semicolons, tabs or
+|; times may be dates, or count milli-, micro- or nanoseconds. The two tables may be `.tsv` or `.parquet`, or RecBole's
+`NAME.inter` and `NAME.item`. What was understood is in `about`.
+
 A ready "image" or "text" takes the place of encoding. A row of features that is NaN throughout is a missing one.
 Without items.csv, the items are those that somebody interacted with. Files that look like pictures or features and are
 not read are told.
@@ -25,8 +29,9 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from fedlab_mm.data.build import check_modality
+from fedlab_mm.data.columns import ALIASES, interactions_of, items_of, plain, read_parquet
 from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
-from fedlab_mm.data.tables import as_numbers, flaw, named, read_feature, read_json, read_table, shorten, whole_numbers
+from fedlab_mm.data.tables import first_row, flaw, read_feature, read_json, read_table
 from fedlab_mm.encoding import files_in, folder_called, inside, nfc, pictures_of, suffixes
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.files import free_file, whole
@@ -36,7 +41,8 @@ from fedlab_mm.registry import register
 FEATURES = (".npy", ".safetensors")
 # What features come in elsewhere, and tables that are none of ours.
 LOOK_ALIKE = {".npz", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".hdf5", ".mat", ".parquet", ".feather", ".csv", ".tsv"}
-TABLES = ("interactions", "items")
+OURS = ("interactions", "items")
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 @register("dataset", "folder")
@@ -49,10 +55,6 @@ class Folder:
         if root is None:
             raise FedlabError("dataset 'folder': name the folder as root, or load its path itself")
         folder = Path(os.path.expanduser(root))
-        if not (folder / "interactions.csv").is_file():
-            raise FedlabError(
-                f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
-            )
         about = cls._about(folder)
         how = Preparation().but(**options)
         raw = cls.read(folder, about)
@@ -63,31 +65,20 @@ class Folder:
 
     @classmethod
     def read(cls, folder: Path, about: dict[str, Any]) -> Raw:
-        path = folder / "interactions.csv"
-        columns = {"user": "user", "item": "item", "timestamp": "timestamp"}
-        log = read_table(path, columns, optional={"split": "split", "rating": "rating"})
-        log = log.assign(
-            user=named(log["user"], "user", path),
-            item=named(log["item"], "item", path),
-            timestamp=whole_numbers(log["timestamp"], "timestamp", path),
-        )
-        if "rating" in log:
-            log = log.assign(rating=as_numbers(log["rating"], "rating", path))
-        catalogue = folder / "items.csv"
-        if catalogue.is_file():
-            more = {"title": "title", "text": "text", "image": "image"}
-            items = read_table(catalogue, {"item": "item"}, optional=more)
-            items = items.assign(item=named(items["item"], "item", catalogue))
-            twice = items["item"].duplicated()
-            if twice.any():  # before any file that has a row for each
-                first = int(twice.to_numpy().argmax())
-                again = shorten(items["item"].iloc[first])
-                raise FedlabError(f"{catalogue}, row {items.index[first]}: item {again} is listed twice")
+        path = table_in(folder, "interactions", ".inter")
+        if path is None:
+            raise FedlabError(
+                f"{folder} holds no interactions.csv: a folder needs one, with the columns user, item and timestamp"
+            )
+        log, understood = interactions_of(_read(path, ("user", "item", "timestamp")), str(path), prepared=bool(about))
+        catalogue = table_in(folder, "items", ".item") or path
+        if catalogue != path:
+            items, more = items_of(_read(catalogue, ("item",)), str(catalogue))
+            understood += more
             if "title" not in items and "text" not in items:
-                told = f"{folder.name}: items.csv has no title or text column, so there is no text to encode"
+                told = f"{folder.name}: {catalogue.name} has no title or text column, so there is no text to encode"
                 warnings.warn(told, stacklevel=4)
         else:
-            catalogue = path
             items = pd.DataFrame({"item": log["item"].unique()})
         if "title" not in items:
             items = items.assign(title=items.get("text", ""))
@@ -109,6 +100,7 @@ class Folder:
             encode,
             partial=bool(about.get("partial")),
             numbered=bool(about),
+            about={"read as": ", ".join(understood)} if understood else {},
         )
 
     @staticmethod
@@ -158,7 +150,7 @@ class Folder:
     def _tell_unread(folder: Path, images: Path) -> None:
         """Warn of files, here and one folder below, that somebody may think are read."""
         known = {*FEATURES, *LOOK_ALIKE, *suffixes()}
-        there = [p for p in _seen(folder) if p.suffix.lower() not in FEATURES and p.stem.lower() not in TABLES]
+        there = [p for p in _seen(folder) if p.suffix.lower() not in FEATURES and p.stem.lower() not in OURS]
         there += [file for below in _seen(folder) if below.is_dir() and below != images for file in _seen(below)]
         unread = [p for p in there if p.is_file() and known & {ending.lower() for ending in p.suffixes}]
         if unread:
@@ -187,6 +179,36 @@ def _seen(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError:
         return []
+
+
+def table_in(folder: Path, name: str, ending: str) -> Path | None:
+    """The file of a folder's table, under its own name or as RecBole has it; None where there is none.
+
+    Raises:
+        FedlabError: there are several.
+    """
+    there = [path for kind in TABLES if (path := folder / f"{name}{kind}").is_file()]
+    if not there and folder.is_dir():
+        there = [path for path in sorted(folder.glob(f"*{ending}")) if path.is_file()]
+    if len(there) > 1:
+        raise FedlabError(f"{folder}: {there[0].name} and {there[1].name} are both there: keep one of them")
+    return there[0] if there else None
+
+
+def _read(path: Path, wanted: tuple[str, ...]) -> pd.DataFrame:
+    """A table as text, parted by what makes the wanted columns out of its header."""
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    if path.suffix in (".inter", ".item"):  # RecBole's
+        return read_table(path, sep="\t")
+    for sep in (";", "\t", "|"):
+        try:
+            header = {plain(c) for c in first_row(path, sep)}
+        except FedlabError:
+            continue  # not parted so
+        if all(header & {ours, *ALIASES[ours]} for ours in wanted) and len(header) > 1:
+            return read_table(path, sep=sep, quoted=True)
+    return read_table(path)
 
 
 def _remembering(data: Dataset, about: dict[str, Any]) -> Dataset:

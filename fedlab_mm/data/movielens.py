@@ -8,7 +8,7 @@ import pandas as pd
 from fedlab_mm.data.fetch import Download
 from fedlab_mm.data.source import Preparation, Raw, Source
 from fedlab_mm.data.tables import as_numbers, encoding_of, named, read_json, read_table, whole_numbers
-from fedlab_mm.encoding import folder_called, pictures_of
+from fedlab_mm.encoding import clean_text, folder_called, pictures_of
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.registry import register
 
@@ -76,7 +76,7 @@ class MovieLens(Source):
         abstracts = read_json(path)
         if not isinstance(abstracts, dict) or not all(isinstance(a, str) for a in abstracts.values()):
             raise FedlabError(f"{path}: is not a JSON object of movie numbers and texts")
-        return abstracts
+        return {movie: clean_text(text) for movie, text in abstracts.items()}
 
 
 def _about(files: str) -> str:

@@ -5,6 +5,7 @@ not a fact of the files, is in `Preparation`, and is made by `prepare`, the same
 """
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class Raw:
         partial: whether a predefined split may leave users without a target.
         numbered: whether rows are in the order of the numbers of users and items, as `save_dataset` writes them; else
             these are numbered by their sorted ids.
+        about: what was understood, for `Dataset.about`.
     """
 
     interactions: pd.DataFrame
@@ -59,6 +61,7 @@ class Raw:
     dropped: Mapping[str, int] = field(default_factory=dict)
     partial: bool = False
     numbered: bool = False
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,7 @@ class Preparation:
                 listed = ", ".join(map(str, choices))
                 raise FedlabError(f"unknown {name} '{getattr(self, name)}': there are: {listed}")
         stars: Any = self.min_rating
-        if stars is not None and (
-            not isinstance(stars, Real) or isinstance(stars, bool) or not np.isfinite(float(stars))
-        ):
+        if stars is not None and (not isinstance(stars, Real) or isinstance(stars, bool) or not math.isfinite(stars)):
             raise FedlabError(f"min_rating={stars!r}: the lowest rating to keep is a number")
         if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise FedlabError(f"held_out={self.held_out!r}: the share held out is a number between 0 and 1")
@@ -201,7 +202,7 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
     log = _rated(log, how.min_rating, raw, dropped)
-    about = {**(about or {}), **_about_ratings(log, how.min_rating)}
+    about = {**(about or {}), **raw.about, **_about_ratings(log, how.min_rating)}
     if how.split not in (None, "given"):
         log = log.drop(columns="split", errors="ignore")
 

@@ -11,12 +11,14 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
+import torch
+from safetensors.torch import load_file
 
 from fedlab_mm.errors import FedlabError
 
@@ -30,6 +32,7 @@ def read_table(
     sep: str = ",",
     encoding: str = "utf-8",
     optional: Mapping[str, str] | None = None,
+    quoted: bool | None = None,
 ) -> pd.DataFrame:
     """A delimited file as text, an empty cell as "".
 
@@ -37,6 +40,7 @@ def read_table(
         columns: our name -> the file's; all columns under their own names if left out.
         names: the file's columns, where it has no header.
         optional: further columns that may be there.
+        quoted: whether cells may stand in quotation marks; as a rule only those parted by commas.
 
     Returns:
         The columns asked for, indexed by the row in the file.
@@ -44,20 +48,20 @@ def read_table(
     Raises:
         FedlabError: an unreadable file, a row with too many or too few cells, a column that is not there.
     """
-    blank = _blank_lines(path)
-    table = _parsed(path, sep, encoding, blank, header=None if names is not None else 0, names=names)
+    blank, quoted = _blank_lines(path), sep == "," if quoted is None else quoted
+    table = _parsed(path, sep, encoding, blank, quoted, header=None if names is not None else 0, names=names)
     first = blank + (1 if names is not None else 2)
     table = table.set_axis(pd.RangeIndex(first, first + len(table)), axis=0)
     if (nothing := _nothing_in(table)).any():
         table = table[~nothing]
     if names is None:
         if any(f"{c}.1" in table for c in table):  # so pandas calls a second column of a name
-            table.columns = [a or b for a, b in zip(first_row(path, sep, encoding), table.columns, strict=True)]
+            table.columns = [a or b for a, b in zip(first_row(path, sep, encoding, quoted), table.columns, strict=True)]
         table.columns = [str(c).strip().removeprefix("\ufeff") for c in table.columns]
         twice = table.columns[table.columns.duplicated()]
         if len(twice):
             raise FedlabError(f"{path}: column {shorten(twice[0])} is there twice")
-    short = _first_short_row(table, path, sep, encoding)
+    short = _first_short_row(table, path, sep, encoding, quoted)
     if short is not None:
         raise FedlabError(f"{path}, row {short}: has fewer cells than the header")
     if columns is not None:
@@ -70,12 +74,12 @@ def read_table(
     return table
 
 
-def first_row(path: Path, sep: str = ",", encoding: str = "utf-8") -> list[str]:
+def first_row(path: Path, sep: str = ",", encoding: str = "utf-8", quoted: bool = True) -> list[str]:
     """The cells of the first row, be it a header or not."""
-    return _parsed(path, sep, encoding, _blank_lines(path), header=None, nrows=1).iloc[0].tolist()
+    return _parsed(path, sep, encoding, _blank_lines(path), quoted, header=None, nrows=1).iloc[0].tolist()
 
 
-def _parsed(path: Path, sep: str, encoding: str, blank: int, **how: Any) -> pd.DataFrame:
+def _parsed(path: Path, sep: str, encoding: str, blank: int, quoted: bool, **how: Any) -> pd.DataFrame:
     """The file's cells as text, without the blank lines at its beginning."""
     try:
         with warnings.catch_warnings():
@@ -91,7 +95,7 @@ def _parsed(path: Path, sep: str, encoding: str, blank: int, **how: Any) -> pd.D
                 engine="python" if len(sep) > 1 else "c",
                 skip_blank_lines=False,
                 skiprows=blank,
-                quoting=3 if sep != "," else 0,  # only comma-separated files quote
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
                 **how,
             )
     except FileNotFoundError:
@@ -129,7 +133,7 @@ def _nothing_in(table: pd.DataFrame) -> np.ndarray:
     return nothing
 
 
-def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -> int | None:
+def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str, quoted: bool) -> int | None:
     """The first row with fewer cells than there are columns. pandas' C parser fills it up with empty cells, so where
     the last column has none of these, there is no such row; else the cells are counted."""
     if not len(table) or table.shape[1] < 2:
@@ -143,7 +147,7 @@ def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -
     limit = csv.field_size_limit(2**31 - 1)  # the most that Windows takes
     try:
         with open(path, encoding=encoding, newline="") as file:
-            rows = csv.reader(file) if sep == "," else csv.reader(file, delimiter=sep, quoting=csv.QUOTE_NONE)
+            rows = csv.reader(file, delimiter=sep, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
             wanted, lengths = set(suspects), enumerate(map(len, rows), start=1)
             return next((row for row, n in lengths if row in wanted and n < table.shape[1]), None)
     except csv.Error:
@@ -153,22 +157,31 @@ def _first_short_row(table: pd.DataFrame, path: Path, sep: str, encoding: str) -
 
 
 def whole_numbers(column: pd.Series, what: str, path: Path | str, per: int = 1) -> pd.Series:
-    """Text as whole numbers, after division by `per` (rounded down); "964982703.0" and "1.5e9" are whole too.
+    """Text as whole numbers, after division by `per` (rounded down); "964982703.0" and "1.5e9" are whole too. All that
+    64 bits hold are exact.
 
     Raises:
         FedlabError: a cell that is none, naming file and row.
     """
     numbers = pd.to_numeric(column, errors="coerce")
-    exact = numbers.to_numpy(dtype=np.float64)
+    if numbers.dtype == np.int64:
+        return numbers // per
+    floats = numbers.to_numpy(dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        bad = ~np.isfinite(exact) | (exact % 1 != 0) | (np.abs(exact) >= _LARGEST_TIME)
+        bad = ~np.isfinite(floats) | (floats % 1 != 0)
+    large = np.flatnonzero(~bad & (np.abs(floats) >= _LARGEST_TIME))  # a double may have lost their last digits
+    whole = np.where(bad | (np.abs(floats) >= _LARGEST_TIME), 0, floats).astype(np.int64)
+    for row in map(int, large):
+        exact = Decimal(column.iloc[row].strip())
+        bad[row] = exact != exact.to_integral_value() or not -(2**63) <= exact < 2**63
+        whole[row] = 0 if bad[row] else int(exact)
     if bad.any():
         row = int(bad.argmax())
         raise FedlabError(
             f"{path}, row {column.index[row]}: {what} '{shorten(column.iloc[row])}' is not a whole number"
             + (" (seconds since 1970 are wanted)" if "time" in what and pd.isna(numbers.iloc[row]) else "")
         )
-    return pd.Series(exact.astype(np.int64) // per, index=column.index)
+    return pd.Series(whole // per, index=column.index)
 
 
 def as_numbers(column: pd.Series, what: str, path: Path | str) -> pd.Series:
@@ -297,7 +310,7 @@ def read_feature(path: Path, n_items: int) -> np.ndarray:
     """
     try:
         packed = path.suffix.lower() == ".safetensors"
-        tensors = load_file(path) if packed else {path.stem: np.load(path, allow_pickle=False)}
+        tensors = _tensors(path) if packed else {path.stem: np.load(path, allow_pickle=False)}
     except FileNotFoundError:
         raise FedlabError(f"{path}: there is no such file") from None
     except Exception as error:  # a damaged file can fail anywhere in a parser, with any kind of error
@@ -340,6 +353,12 @@ def flaw(feature: np.ndarray, passed: np.ndarray | None = None) -> str | None:
     value = feature[row, column]
     what = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:g}, too large for float32"
     return f"row {row}, column {column} is {what}"
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """Those of a `.safetensors` file; bfloat16, which numpy does not know, as float32."""
+    tensors = load_file(path)
+    return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in tensors.items()}
 
 
 def listed(names: Iterable[object]) -> str:

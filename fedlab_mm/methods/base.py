@@ -172,9 +172,10 @@ class Method:
 
         In the mean over clients a row sees about one sample in n_items, so its rate grows with them. But on a client it
         sees one in `n_samples`, be the catalogue as large as it may, so there the scale stops growing. A personal table
-        is in no mean: its rows move at the rate itself. And D moves through a map that moves with it.
+        is in no mean: its rows move at the rate itself, but where a rate is named, for such runs were measured with the
+        scale of the common table. And D moves through a map that moves with it.
         """
-        if name == PERSONAL:
+        if name == PERSONAL and self.recipe.lr is None and self.recipe.shared_lr is None:
             return 1.0
         if name == "id_embedding":
             return max(30.0, self.n_items / 20)

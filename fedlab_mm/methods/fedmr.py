@@ -78,3 +78,8 @@ class FedMR(Method):
             n_new = len(next(iter(parts.values())))
             parts["id_embedding"] = self.bank.id_embedding.new_zeros(n_new, self.recipe.id_dim)
         return parts
+
+    def id_lr_scale(self, name: str) -> float:
+        scale = super().id_lr_scale(name)
+        behind_a_map = name == PERSONAL and "id" in self.signals
+        return min(scale, 30.0) if behind_a_map else scale

@@ -70,6 +70,16 @@ def test_reviews_become_interactions(tmp_path, load, packed):
         assert data.items["id"][data.target_U("test")[number]] == last
 
 
+@pytest.mark.parametrize("plain", [NAME, f"meta_{NAME}"])
+def test_one_file_may_be_unpacked_beside_the_other(tmp_path, load, plain):
+    write(tmp_path, packed=True)
+    packed = tmp_path / f"{plain}.jsonl.gz"
+    (tmp_path / f"{plain}.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    both = load()
+    packed.unlink()
+    assert load().fingerprint == both.fingerprint and len(both.interactions) == 30
+
+
 def test_reviews_that_say_too_little_are_counted(tmp_path, load):
     few = [
         {}, review(None, "B001", 1), review("", "B001", 1), review(" ", "B001", 1), review("A\ud800", "B001", 1),

@@ -263,3 +263,13 @@ def test_showings_at_one_time_keep_the_order_of_rows_and_it_is_told():
     told = "1 of 1 test showings share their time with another of the user's: the later row of the file counts as later"
     assert click_log("x", log, ids, ids, "x.csv", 3, {}).about == {"equal times": told}
     assert not click_log("x", log.assign(fraction=[0, 1, 2]), ids, ids, "x.csv", 3, {}).about
+
+
+def test_ids_that_no_float_holds_stay_as_they_are(published):
+    large = {4: 2**53 + 1, 11: 2**53 + 2, 30: 2**53}
+    for file in ("rec_inter.csv", "user_features.csv"):
+        table = pd.read_csv(published / file)
+        table.assign(user_id=table["user_id"].replace(large)).to_csv(published / file, index=False)
+    log = fl.load("kuaisar:rec", root=published)
+    assert log.users["id"].tolist() == [2**53, 2**53 + 1, 2**53 + 2]
+    assert log.users["onehot_feat1"].tolist() == [1, 0, 2]

@@ -230,7 +230,7 @@ def test_titles_of_every_kind(folder, offline):
 def test_lone_surrogates_and_control_characters_go(offline):
     raw = fl.data.Raw(
         pd.DataFrame({"user": [0] * 3, "item": [0, 1, 2], "timestamp": [1, 2, 3]}),
-        pd.DataFrame({"item": range(3), "title": ["caf\ud83d\xe9", "\ud800", "a\x00b\x1b[2J"]}),
+        pd.DataFrame({"item": range(3), "title": ["caf\ud83d\xe9", "\ud800", "a\x00b\x1b[2J"]}, dtype=object),
         encode=("text",),
     )
     data = fl.data.prepare("x", raw, fl.data.Preparation(**offline))

@@ -135,7 +135,7 @@ def test_what_the_text_encoder_reads(layout):
         json.dumps({"1": "Toys live. \ud83d", "10": "Prison.", "5": "?"}), encoding="utf-8", newline="\n"
     )
     texts = lookup("dataset", name).read(folder).items["text"].tolist()
-    assert texts[0] == "Toy Story (1995). Toys live. \ud83d" and texts[2] == "Misérables, Les (1995). Prison."
+    assert texts[0] == "Toy Story (1995). Toys live." and texts[2] == "Misérables, Les (1995). Prison."
     assert texts[1].endswith("(1995). Comedy")
 
 

@@ -8,7 +8,9 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 import fedlab_mm as fl
 from fedlab_mm.data.tables import (
@@ -115,9 +117,31 @@ def test_whole_numbers_in_their_many_spellings():
     assert numbers.index.tolist() == [2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("beside", ["1", "1.0", "1e3"])
+def test_whole_numbers_do_not_go_through_a_float(beside):
+    large = ["9007199254740993", " 9223372036854775807", "-9223372036854775808", "9007199254740993.0"]
+    numbers = whole_numbers(column(*large, beside), "user_id", "f").tolist()
+    assert numbers[:4] == [2**53 + 1, 2**63 - 1, -(2**63), 2**53 + 1]
+
+
 @pytest.mark.parametrize(
     "cell",
-    ["", "x", "2\n5", "2.5", "nan", "inf", "0x10", "1_000", "True", "1e400", "9007199254740993", "9" * 400, "1,5"],
+    [
+        "",
+        "x",
+        "2\n5",
+        "2.5",
+        "nan",
+        "inf",
+        "0x10",
+        "1_000",
+        "True",
+        "1e400",
+        "9223372036854775808",
+        "9007199254740993.5",
+        "9" * 400,
+        "1,5",
+    ],
 )
 def test_what_is_no_whole_number_is_said_with_its_row(cell):
     with pytest.raises(fl.FedlabError, match=r"f\.csv, row 3: time '.*' is not a whole number") as error:
@@ -175,6 +199,13 @@ def test_features_of_either_kind_become_float32_unless_they_hold_more(write, tmp
         assert read.flags.c_contiguous and read.tolist() == feature.tolist()
 
 
+def test_bfloat16_is_read(tmp_path):
+    feature = torch.tensor([[1.5, -2], [0, 3.140625]], dtype=torch.bfloat16)
+    save_torch({"text": feature}, tmp_path / "text.safetensors")
+    read = read_feature(tmp_path / "text.safetensors", 2)
+    assert read.dtype == np.float32 and read.tolist() == [[1.5, -2], [0, 3.140625]]
+
+
 def npz():
     file = io.BytesIO()
     np.savez(file, a=np.ones((3, 2)))
@@ -206,8 +237,8 @@ def test_a_safetensors_file_holds_one_tensor_of_a_kind_that_numpy_knows(tmp_path
     save_file({"b": np.ones((3, 2)), "a": np.ones((3, 2))}, path)
     with pytest.raises(fl.FedlabError, match=r"f\.safetensors: holds 2 tensors \(a, b\); one is wanted"):
         read_feature(path, 3)
-    header = json.dumps({"a": {"dtype": "BF16", "shape": [3, 1], "data_offsets": [0, 6]}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(6))
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [3, 1], "data_offsets": [0, 3]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
     with pytest.raises(fl.FedlabError, match=r"f\.safetensors: not a \.safetensors file of numbers"):
         read_feature(path, 3)
 
