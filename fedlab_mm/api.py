@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from fedlab_mm.attacks import Ledger, Scene, as_seen
-from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
+from fedlab_mm.attacks import Ledger, Scene
+from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError, whole_number
 from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks, paired_auc, paired_test
 from fedlab_mm.files import put
 from fedlab_mm.interrupts import Interrupted, patient
@@ -634,11 +634,12 @@ def attack(
 
     Returns:
         A row for each way to attack, and a baseline where there is one: auc, tpr@1%fpr, each with a 95 % interval;
-            users.
+            users. An auc clearly below one half, the whole interval, is warned of: it is no safety, for whoever turns
+            the scores round reads 1 − auc.
 
     Raises:
-        FedlabError: an unknown attack, fewer than one round or two shadows, "taste" without planted tastes, a
-            click log.
+        FedlabError: an unknown attack, rounds or shadows that are no whole number, fewer than one round or four
+            shadows, "taste" without planted tastes, a click log, no user whom "membership" could ask about.
 
     >>> toy = load("toy")
     >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
@@ -648,17 +649,14 @@ def attack(
     if isinstance(data, ClickLog):
         raise FedlabError(f"attacks ask which items a client has; {data.name} holds showings and clicks")
     method = lookup("attack", kind)
-    if rounds < 1 or (kind == "membership" and shadows < 4):
-        raise FedlabError(
-            f"rounds={rounds}, shadows={shadows}: an attack watches one round at least, with four shadows"
-        )
+    rounds = whole_number("rounds", rounds)
+    shadows = whole_number("shadows", shadows, least=4) if kind == "membership" else shadows
     total = rounds * (shadows if kind == "membership" else 1)
     with tqdm(total=total, desc=f"attack {kind}", unit="round", disable=not progress, delay=1) as bar:
 
         def watch(world: Dataset, seed: int) -> Ledger:
             engine = Loop(recipe.but(engine="loop", seed=seed), world)
-            hidden = recipe.rows != "touched"
-            ledger = Ledger(world.n_users, world.n_items, secure, recipe.noise, hidden, as_seen(engine.method))
+            ledger = Ledger.of(engine.method, world.n_users, secure)
             engine.observer = ledger.take
             for _ in range(rounds):
                 record = engine.step()
@@ -666,7 +664,14 @@ def attack(
                 bar.update()
             return ledger
 
-        return method(Scene(data, watch, shadows, recipe.seed))
+        table = method(Scene(data, watch, shadows, recipe.seed))
+    for way, found in table[table["auc high"] < 0.5].iterrows():
+        warnings.warn(
+            f"attack '{kind}', '{way}': an AUC of {found['auc']:.3f} lies below one half, which is no safety: "
+            f"the scores tell own from other upside down, and turned round reach {1 - found['auc']:.3f}",
+            stacklevel=2,
+        )
+    return table
 
 
 def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:

@@ -4,17 +4,20 @@ The papers' case for privacy is that interactions stay on the device. What leave
 uploads the rows of the items that it trained on, its own and the negatives that it drew. Two things tell one from the
 other. A negative is drawn anew each round, an own item comes again; and under any loss the two pull their rows in
 opposite directions along the client's own predictor, so that a client's rows lie along one line, own items on one side
-of it.
+of it. Which side that is, `orient` tells by what the draws do to either.
 
-The attacks here know the model, the broadcast values and the titles; they do not know a client's private parameters.
+The attacks here know the recipe, the model, the broadcast values and the titles, and of each upload how many samples it
+was made from; they do not know a client's private parameters.
 With secure aggregation the server sees a round's sum only, and compares the rounds that a client was in with those it
 was not. Where a method has clients show their prediction functions (GFMFR), no sum hides those: the server scores all
 items under a client's function as that client would.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +31,18 @@ from fedlab_mm.records import Dataset, Upload
 from fedlab_mm.registry import register
 
 N_BOOTSTRAP = 100
+WEIGHT = 3.0  # of what rounds tell together of sides, beside what one round tells
+TINY = 1e-300
+LITTLE = 0.05  # what a loss pulls a row that it leaves where it is, as scores are not quite zero
+
+
+class Line(NamedTuple):
+    """One upload's rows on the line along which they lie: their places, up to a sign common to all, and which of them
+    tell of more than noise."""
+
+    rows: np.ndarray
+    place_N: np.ndarray
+    loud_N: np.ndarray
 
 
 @dataclass
@@ -35,13 +50,14 @@ class Ledger:
     """What a server writes down while it runs a federation.
 
     Attributes:
-        n_users, n_items: of the federation; secure: does it see sums only?
+        n_users, n_items: of the federation; negatives: how many a client draws for each of its items, by the recipe.
+        pulls: the size of the loss's slope at a score of zero, for an own item and for a negative.
+        secure: does it see sums only?
         noise, hidden: the server knows the recipe: the variance of what a client adds to each number, and whether it
             sends rows that it did not touch.
-        seen_U: in how many rounds each client took part.
+        seen_U: in how many rounds each client took part; own_U: how many items it trains on.
         touched_UI: in how many rounds a client sent a row of an item that was not zero.
-        along_UI: how far a client's rows lay on the side of its own items, summed over rounds, in units of their root
-            mean square.
+        lines: of each client, a `Line` for every round that it was in.
         norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
         as_seen: how an upload scores all items, [I], under the prediction function that it shows; None where none does.
         shown_UI: those scores, from the last upload of each client.
@@ -49,22 +65,34 @@ class Ledger:
 
     n_users: int
     n_items: int
+    negatives: int
+    pulls: tuple[float, float] = (0.5, 0.5)
     secure: bool = False
     noise: float = 0.0
     hidden: bool = False
     as_seen: Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None = None
     seen_U: np.ndarray = field(init=False)
+    own_U: np.ndarray = field(init=False)
     touched_UI: np.ndarray = field(init=False)
-    along_UI: np.ndarray = field(init=False)
     shown_UI: np.ndarray = field(init=False)
+    lines: list[list["Line"]] = field(init=False)
     norm_TI: list[np.ndarray] = field(default_factory=list)
     there_TU: list[np.ndarray] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, method: Method, n_users: int, secure: bool) -> "Ledger":
+        """What a server writes down that runs this method, and knows its recipe."""
+        recipe = method.recipe
+        slopes = method.loss.slope(torch.zeros(2), torch.tensor([1.0, 0.0])).abs().tolist()
+        pulls, hidden = (slopes[0], slopes[1]), recipe.rows != "touched"
+        return cls(n_users, method.n_items, recipe.negatives, pulls, secure, recipe.noise, hidden, as_seen(method))
+
     def __post_init__(self) -> None:
         self.seen_U = np.zeros(self.n_users)
+        self.own_U = np.zeros(self.n_users)
         self.touched_UI = np.zeros((self.n_users, self.n_items))
-        self.along_UI = np.zeros((self.n_users, self.n_items))
         self.shown_UI = np.zeros((self.n_users, self.n_items))
+        self.lines = [[] for _ in range(self.n_users)]
 
     def take(self, upload: Upload, sent: Mapping[str, Tensor]) -> None:
         """One client's upload of a round."""
@@ -74,12 +102,26 @@ class Ledger:
             return
         rows, change = row_changes(upload, sent)
         self.seen_U[upload.client] += 1
+        self.own_U[upload.client] = upload.n_samples / (1 + self.negatives)
         if not len(rows):
             return
         self.touched_UI[upload.client, rows[(change != 0).any(axis=1)]] += 1
         # Where rows come that the client did not touch, noise alone must not vote on which side own items lie.
         untouched_too = self.hidden or len(rows) == self.n_items
-        self.along_UI[upload.client, rows] += side_of_own_items(change, self.noise if untouched_too else 0.0)
+        place_N, along = place_on_line(change)
+        loud_N = moved(place_N, self.noise if untouched_too else 0.0)
+        self.lines[upload.client].append(Line(rows, along * place_N, loud_N if loud_N.sum() > 1 else place_N != 0))
+
+    def along_UI(self) -> np.ndarray:
+        """How far each client's rows lie on the side of its own items, summed over rounds: float [U, I]."""
+        along_UI = np.zeros((self.n_users, self.n_items))
+        for u, lines in enumerate(self.lines):
+            if lines:
+                place_TI, loud_TI = np.zeros((2, len(lines), self.n_items))
+                for t, line in enumerate(lines):
+                    place_TI[t, line.rows], loud_TI[t, line.rows] = line.place_N, line.loud_N
+                along_UI[u] = orient(place_TI * loud_TI, self.own_U[u], self.negatives, self.pulls) @ place_TI
+        return along_UI
 
     def close_round(self, clients: np.ndarray, mixed: Mapping[str, Tensor]) -> None:
         """The round's sum, which the server sees in any case."""
@@ -105,8 +147,8 @@ class Ledger:
         if self.secure:
             return self._from_sums()
         rounds_U1 = np.maximum(self.seen_U, 1)[:, None]
-        touched_UI, along_UI = self.touched_UI / rounds_U1, self.along_UI / rounds_U1
-        return {"touched": touched_UI, "side": along_UI, "all": touched_UI + along_UI}[signal]
+        scores_UI = self.touched_UI / rounds_U1 if signal != "side" else np.zeros_like(self.touched_UI)
+        return scores_UI + self.along_UI() / rounds_U1 if signal != "touched" else scores_UI
 
     def _from_sums(self) -> np.ndarray:
         """Rounds with a client against rounds without; where it was in all or none, the rows' sizes themselves, which
@@ -148,32 +190,79 @@ def row_changes(upload: Upload, sent: Mapping[str, Tensor]) -> tuple[np.ndarray,
     return rows.cpu().numpy(), torch.cat(columns, dim=1).double().cpu().numpy()
 
 
-def side_of_own_items(change_NW: np.ndarray, noise: float = 0.0) -> np.ndarray:
-    """Each row's place along the line on which a client's rows lie, own items on the positive side, in units of their
-    root mean square: [N]. Own items are the fewer, for four negatives are drawn for each; rows whose place says no more
-    than noise of that variance does are not asked.
+def place_on_line(change_NW: np.ndarray) -> tuple[np.ndarray, float]:
+    """Each row's place along the line on which a client's rows lie, [N], and the factor that makes places of many
+    rounds one sum. Which of the two sides is that of own items is open.
 
-    The places are multiplied by the share of the rows' squares that lies along the line: one where there is nothing
-    else, next to nothing where noise has drowned it.
+    The factor puts places in units of their root mean square, times the share of the rows' squares that lies along the
+    line: one where there is nothing else, next to nothing where noise has drowned it.
 
-    >>> theta = np.array([[0.6, 0.8]])
-    >>> side_of_own_items(np.array([[-1.0], [0.3], [0.3], [0.2], [0.2]]) @ theta).round(1).tolist()
+    >>> place_N, along = place_on_line(np.array([[-1.0], [0.3], [0.3], [0.2], [0.2]]) @ np.array([[0.6, 0.8]]))
+    >>> (along * place_N).round(1).tolist()
     [2.0, -0.6, -0.6, -0.4, -0.4]
     """
     squares_N = (change_NW**2).sum(axis=1)
     if not squares_N.any():
-        return np.zeros(len(change_NW))
+        return np.zeros(len(change_NW)), 0.0
     line_W = change_NW[squares_N.argmax()]
     for _ in range(30):  # power iteration
         line_W = change_NW.T @ (change_NW @ (line_W / np.linalg.norm(line_W)))
     place_N = change_NW @ (line_W / np.linalg.norm(line_W))
-    asked_N = moved(place_N, noise)
-    asked = place_N[asked_N] if asked_N.sum() > 1 else place_N
-    n_above, n_below = (asked > 0).sum(), (asked < 0).sum()
-    if n_above > n_below or (n_above == n_below and asked.sum() < 0):
-        place_N = -place_N
     along = (place_N**2).sum()
-    return place_N / np.sqrt(along / (squares_N > 0).sum()) * along / squares_N.sum()
+    return place_N, np.sqrt((squares_N > 0).sum() / along) * along / squares_N.sum()
+
+
+def orient(place_TI: np.ndarray, n_own: float, negatives: int, pulls: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    """By what to multiply each round's places so that own items lie on the positive side, [T]: 1 or −1, and less where
+    nearly all lies on one side (FedRAP's own rows come to rest once the personal table holds what they say).
+
+    Each round draws every own item once, and every other as chance has it. Of a single round that says:
+
+    * of N draws among m others, m (1 − (1 − 1/m)^N) come at all, and weigh as much as m N / (m + N) of equal size;
+    * in a client's first round scores are near zero, and a loss may pull own rows by another amount than negatives.
+
+    A clue counts by how far apart it expects the sides to be. The rounds are then turned one way, the surest first,
+    each by its own clues and by the items that it shares with those before it. Of all rounds together that says:
+
+    * own places come again, each as large as its neighbours, and the others' change.
+
+    With one negative for each item, few items and a single round to see, nothing tells the sides apart but that a
+    negative may have come twice.
+
+    Args:
+        place_TI: a client's places, from its first round on, zero where nothing came.
+        n_own: how many items it has; negatives: how many it draws for each.
+        pulls: the size of the loss's slope at a score of zero, for an own item and for a negative.
+
+    >>> own, drawn = [1, 1, 1, 0, 0, 0, 0, 0], [[0, 0, 0, 1, 2, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 2]]
+    >>> orient(np.array([[0.5], [-0.5]]) * (np.array(drawn) - own), n_own=3, negatives=1).tolist()
+    [-1.0, 1.0]
+    """
+    others, drawn = max(place_TI.shape[1] - n_own, 1.0), negatives * n_own
+    sides = np.stack([place_TI.clip(min=0), -place_TI.clip(max=0)])  # [2, T, I]
+    sum_ST, squares_ST = sides.sum(axis=2), (sides**2).sum(axis=2) + TINY
+    come, weigh = (sides > 0).sum(axis=2) + 0.5, sum_ST**2 / squares_ST + 0.5
+    clue_T = np.log(come[0] / come[1]) * np.log(n_own / (others * -np.expm1(-drawn / others)))
+    clue_T += np.log(weigh[0] / weigh[1]) * np.log(n_own * (others + drawn) / (others * drawn))
+    pull_S = sum_ST[:, 0] + LITTLE * sum_ST[:, 0].sum() + TINY
+    pull = (pulls[0] + LITTLE) / (negatives * (pulls[1] + LITTLE))
+    clue_T[0] += np.log(pull_S[0] / pull_S[1]) * np.log(pull)
+
+    unit_TI = place_TI / np.sqrt(squares_ST.sum(axis=0))[:, None]
+    sign_T, before_I = np.ones(len(place_TI)), np.zeros(place_TI.shape[1])
+    for t in np.argsort(-np.abs(clue_T)):
+        shared = unit_TI[t] @ before_I / max(np.linalg.norm(before_I), TINY)
+        sign_T[t] = 1.0 if clue_T[t] + WEIGHT * shared >= 0 else -1.0
+        before_I += sign_T[t] * unit_TI[t]
+
+    turned_TI = sign_T[:, None] * place_TI
+    sides = np.stack([turned_TI.clip(min=0), -turned_TI.clip(max=0)])
+    alike = sides * (sides.sum(axis=2) / ((sides**2).sum(axis=2) + TINY))[:, :, None]
+    again_S = (alike.sum(axis=1) ** 2).sum(axis=1) / ((alike**2).sum(axis=(1, 2)) + TINY) + 1e-3
+    evidence = (sign_T * clue_T).mean() + WEIGHT * np.log(again_S[0] / again_S[1])
+    sign_T, ordered = (sign_T, sides) if evidence >= 0 else (-sign_T, sides[::-1])
+    share_T = ordered[0].sum(axis=1) / (ordered.sum(axis=(0, 2)) + TINY)
+    return sign_T * np.minimum(2 * (1 + pull) * np.minimum(share_T / pull, 1 - share_T), 1)
 
 
 def moved(place_N: np.ndarray, noise: float) -> np.ndarray:
@@ -193,7 +282,7 @@ def report(scores_UI: np.ndarray, own_UI: np.ndarray, asked_UI: np.ndarray | Non
 
     Returns:
         auc (the mean over users of each user's own), auc low and high; tpr@1%fpr (one threshold for all users), low and
-        high; users.
+        high; users. An auc below one half is no safety: its scores tell own from other upside down.
 
     >>> own = np.tile([True, False, False, False], (9, 1))
     >>> report(own + 0.0, own)[["auc", "tpr@1%fpr"]].tolist()
@@ -284,10 +373,11 @@ def infer_items(scene: Scene) -> pd.DataFrame:
 def infer_membership(scene: Scene) -> pd.DataFrame:
     """Was this interaction in the training set? A likelihood ratio as in LiRA (Carlini et al. 2022).
 
-    Half of each user's items, and as many that it does not have, are the candidates. Federations are trained in pairs:
-    in one of a pair every candidate is in or out by a coin, in the other the opposite. For a candidate in one
-    federation, the other pairs say what its score looks like in and out, equally often: two normal distributions
-    (means of its own, one variance each for all), whose log-ratio is the attack.
+    Half of each user's items, and as many that it does not have, are the candidates; fewer where it leaves fewer free,
+    and a user who leaves none is not asked. Federations are trained in pairs: in one of a pair every candidate is in or
+    out by a coin, in the other the opposite. For a candidate in one federation, the other pairs say what its score looks
+    like in and out, equally often: two normal distributions (means of its own, one variance each for all), whose
+    log-ratio is the attack.
     """
     from scipy.stats import norm
 
@@ -296,11 +386,21 @@ def infer_membership(scene: Scene) -> pd.DataFrame:
     asked_UI = np.zeros_like(own_UI)
     for u in range(data.n_users):
         own = data.train[u]
-        n = max(1, len(own) // 2)
-        if len(own) > 1:
+        held = data.interactions["item"][data.interactions["user"] == u]
+        free = np.setdiff1d(np.arange(data.n_items), held)
+        to_draw = len(free) - (len(held) == len(own))  # a negative must be left where every candidate is in
+        n = min(len(own) // 2, to_draw)
+        if n > 0:
             asked_UI[u, rng.choice(own, n, replace=False)] = True
-            held = data.interactions["item"][data.interactions["user"] == u]
-            asked_UI[u, rng.choice(np.setdiff1d(np.arange(data.n_items), held), n, replace=False)] = True
+            asked_UI[u, rng.choice(free, n, replace=False)] = True
+    if not asked_UI.any():
+        raise FedlabError(f"attack 'membership': no user of {data.name} has two items of its own and leaves one free")
+    if left_out := int((~asked_UI.any(axis=1)).sum()):
+        warnings.warn(
+            f"attack 'membership' leaves out {left_out} of {data.n_users} users: they have fewer than two training "
+            "items, or leave no item free",
+            stacklevel=2,
+        )
     in_SUI, score_SUI = [], []
     for pair in range(scene.shadows // 2):
         coin_UI = rng.random(own_UI.shape) < 0.5

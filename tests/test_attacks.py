@@ -1,11 +1,16 @@
 """Attacks: near certain where nothing is done, chance where nothing can be seen."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 import fedlab_mm as fl
-from fedlab_mm.attacks import report, side_of_own_items
+from fedlab_mm import registry
+from fedlab_mm.attacks import orient, place_on_line, report
+from fedlab_mm.data import build
 from fedlab_mm.registry import names
 from tests.conftest import tiny
 
@@ -83,16 +88,100 @@ def test_the_line_of_a_client_is_found_whatever_its_direction():
     for _ in range(20):
         theta = rng.normal(size=6)
         residual = np.concatenate([-rng.uniform(0.2, 0.5, 10), rng.uniform(0.2, 0.5, 40)])
-        place = side_of_own_items(residual[:, None] * theta * rng.choice([-1, 1]))
-        assert (place[:10] > 0).all() and (place[10:] < 0).all()
+        place, along = place_on_line(residual[:, None] * theta * rng.choice([-1, 1]))
+        place_TI = np.pad(along * place, (0, 450))[None]
+        side = (orient(place_TI, n_own=10, negatives=4) @ place_TI)[:50]
+        assert (side[:10] > 0).all() and (side[10:] < 0).all() and np.mean(side**2) == pytest.approx(1)
+
+
+def places(n_own, n_items, negatives, rounds, pulls, seed):
+    """A client's places by the recipe: own items once, negatives as often as they are drawn, residuals unequal, and the
+    sign of each round drawn."""
+    rng = np.random.default_rng(seed)
+    drawn_TI = rng.multinomial(negatives * n_own, [0.0] * n_own + [1 / (n_items - n_own)] * (n_items - n_own), rounds)
+    pull_TI = np.array([pulls[0]] * n_own + [-pulls[1]] * (n_items - n_own)) * rng.uniform(0.8, 1.2, drawn_TI.shape)
+    pull_TI += rng.normal(0, 0.02, drawn_TI.shape)  # scores are near zero, not at it
+    return rng.choice([-1.0, 1.0], (rounds, 1)) * pull_TI * np.where(np.arange(n_items) < n_own, 1, drawn_TI)
+
+
+@pytest.mark.parametrize("negatives", [1, 2, 4, 8])
+@pytest.mark.parametrize(("n_own", "n_items"), [(10, 500), (40, 80), (70, 80)])
+@pytest.mark.parametrize(("loss", "pulls"), [("bce", (0.5, 0.5)), ("squares", (4.0, 0.0))])
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_own_items_are_told_from_negatives_by_what_the_recipe_makes_of_both(
+    negatives, n_own, n_items, loss, pulls, rounds
+):
+    if (loss, negatives, n_own, rounds) == ("bce", 1, 10, 1):
+        return  # ten rows on either side, and nothing that tells them apart
+    right = 0
+    for seed in range(20):
+        place_TI = places(n_own, n_items, negatives, rounds, pulls, seed)
+        side_I = orient(place_TI, n_own, negatives, pulls) @ place_TI
+        right += (side_I[:n_own] > 0).mean() > 0.9
+    assert right >= 19
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """Users who hold half to nine tenths of a small shop."""
+    rng = np.random.default_rng(0)
+    held = [rng.permutation(40)[: rng.integers(20, 37)] for _ in range(12)]
+    rows = [(user, int(item), when) for user, items in enumerate(held) for when, item in enumerate(items)]
+    features = {m: rng.normal(size=(40, 6)) for m in ("image", "text")}
+    log = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    return build("dense", log, pd.DataFrame({"title": [f"item {i}" for i in range(40)]}), features)
+
+
+@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("loss", ["bce", "squares"])
+@pytest.mark.parametrize("negatives", [1, 2, 4, 8])
+def test_no_number_of_negatives_hides_an_undefended_upload(dense, small_toy, backbone, loss, negatives):
+    rates = {"lr": 0.03, "shared_lr": 0.03} if loss == "squares" else {}
+    open_ = recipe(backbone=backbone, loss=loss, negatives=negatives, **rates)
+    for world in (dense, small_toy):
+        told = fl.attack("items", open_.but(dataset=world.name), world, rounds=3, progress=False)["auc"]
+        assert told["uploads"] > 0.99 and told["uploads, side only"] > 0.9
+
+
+def test_an_auc_below_one_half_is_not_passed_over(world, monkeypatch):
+    def contrary(scene):
+        own = scene.own_UI()
+        return pd.DataFrame({"contrary": report(-own.astype(float), own)}).T
+
+    monkeypatch.setitem(registry._FAMILIES["attack"], "contrary", contrary)
+    with pytest.warns(UserWarning, match=r"'contrary': an AUC of 0.000 lies below one half.* turned round reach 1.000"):
+        fl.attack("contrary", recipe(dataset="tiny", k=5), world, progress=False)
+
+
+def test_membership_where_users_leave_little_or_nothing_free(dense):
+    rng = np.random.default_rng(0)
+    everything = pd.DataFrame([(u, i, w) for u in range(4) for w, i in enumerate(rng.permutation(40))])
+    full = build(
+        "full",
+        everything.set_axis(["user", "item", "timestamp"], axis=1),
+        pd.DataFrame({"title": [f"item {i}" for i in range(40)]}),
+        {m: rng.normal(size=(40, 6)) for m in ("image", "text")},
+    )
+    with pytest.raises(fl.FedlabError, match="no user of full has two items of its own and leaves one free"):
+        fl.attack("membership", recipe(dataset="full"), full, rounds=1, shadows=4, progress=False)
+    log = pd.concat([dense.interactions, full.interactions.query("user == 0").assign(user=12)], ignore_index=True)
+    users = pd.DataFrame({"user": range(13), "id": range(13)})
+    mixed = replace(dense, name="mixed", interactions=log, users=users)
+    with pytest.warns(UserWarning, match="leaves out 1 of 13 users"):
+        table = fl.attack("membership", recipe(dataset="mixed"), mixed, rounds=1, shadows=4, progress=False)
+    assert table.loc["likelihood ratio", "users"] == 12 * 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("item", {}), "unknown attack 'item': did you mean 'items'"),
-        (("items", {"rounds": 0}), "rounds=0"),
-        (("membership", {"shadows": 1}), "shadows=1"),
+        (("items", {"rounds": 0}), "rounds=0: must be a whole number, at least 1"),
+        (("items", {"rounds": 1.5}), "rounds=1.5: must be a whole number, at least 1"),
+        (("items", {"rounds": float("nan")}), "rounds=nan: must be a whole number"),
+        (("items", {"rounds": True}), "rounds=True: must be a whole number"),
+        (("membership", {"shadows": 1}), "shadows=1: must be a whole number, at least 4"),
+        (("membership", {"shadows": 4.0}), "shadows=4.0: must be a whole number"),
     ],
 )
 def test_bad_arguments(world, arguments, message):
