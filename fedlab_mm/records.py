@@ -361,10 +361,10 @@ class Recipe:
         id_lr_scale: what shared_lr is multiplied by for a table with a row for each item under SGD, for a row sees only
             about one sample in n_items. None: n_items, but at most 25 times the mean number of a client's samples (the
             data tell it, so name a scale where privacy is to be proved); for D, which is behind a map, n_items / 20,
-            but at least 30; for FedRAP's personal table 1 where lr and shared_lr are open too. By n_items for both tables FCF diverged in round 2 on short
-            videos (6,710 items, half of the users with one training item), FedRAP in round 31 on KU and in 10 on data
-            of Movie's shape, and was below popularity on ML-100K. FedAvg stays below it on the short videos (NDCG@50
-            0.007 to 0.012), for by samples such users weigh little.
+            but at least 30; for FedRAP's personal table 1 where lr and shared_lr are open too. By n_items for both
+            tables FCF diverged in round 2 on short videos (6,710 items, half of the users with one training item),
+            FedRAP in round 31 on KU and in 10 on data of Movie's shape, and was below popularity on ML-100K. FedAvg
+            stays below it on the short videos (NDCG@50 0.007 to 0.012), for by samples such users weigh little.
         optimizer: of the client, and server_optimizer of the server (None: the same, but of click models "sgd", the
             plain mean): "sgd" as the algorithms state, or "adam". A client's Adam starts afresh each round, the
             server's goes on.
