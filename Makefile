@@ -30,10 +30,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Run every notebook again and store its outputs, for when a change moves them. Look at each before you commit it.
-solutions: $(READY)  # of the notebooks' exercises: an hour
+# The solutions of the notebooks' exercises: an hour.
+solutions: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --solutions tests/test_solutions.py
 
+# Run every notebook again and store its outputs, for when a change moves them. Look at each before you commit it.
 notebooks: $(READY)
 	for n in notebooks/*.ipynb; do $(BIN)/fedlab-mm execute $$n --out out/notebooks && cp out/notebooks/$$(basename $$n) $$n || exit 1; done
 
