@@ -293,8 +293,11 @@ def _digest(parts: Mapping[str, Any]) -> str:
 
 # The fields of a recipe that all members of a task read and other tasks do not; what only some read they declare.
 _OF_TASK = {
-    "": frozenset("loss negatives negatives_by clip noise_multiplier rows row_epsilon id_lr_scale dim k ties".split()),
-    "click ": frozenset(("max_length", "attribute_dim")),
+    "": frozenset(
+        "loss negatives negatives_by clip noise_multiplier rows row_epsilon id_lr_scale dim k ties "
+        "operators without id_dim feature_scale view_scale".split()  # of fusion: what `none` passes on
+    ),
+    "click ": frozenset("max_length attribute_dim blocks heads dropout history".split()),
 }
 _FAMILIES = ("backbone", "method", "click backbone", "click method")
 
@@ -567,7 +570,7 @@ class Recipe:
 
         >>> Recipe().but(method="none", seed=3).label
         'fcf + none'
-        >>> Recipe(view_scale=1.0).but(method="none") == Recipe(method="none")
+        >>> Recipe(backbone="fedrap", alpha=1.0).but(backbone="fcf") == Recipe()
         True
         """
         unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})

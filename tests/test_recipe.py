@@ -13,13 +13,15 @@ from tests.test_provenance import families  # noqa: F401
     [
         (
             {"heads": 7},
-            "heads=7: 'fcf \\+ fedvlr' does not read it; it is a setting of click backbone 'fedh",
+            "heads=7: 'fcf \\+ fedvlr' does not read it; it is a setting of methods that pre",
         ),
         ({"gate": "random"}, "gate='random': .* it is a setting of click method 'mrff'"),
         ({"max_length": 9}, "max_length=9: .* it is a setting of methods that predict clicks"),
         ({"alpha": 5}, "alpha=5.0: 'fcf \\+ fedvlr' does not read it; it is a setting of backbone 'fedrap'"),
-        ({"method": "none", "view_scale": 3.0}, "view_scale=3.0: .* of method 'fedmr', method 'fedvlr', method 'mlp'"),
-        ({"method": "mlp", "operators": ("sum",)}, "operators=.*: 'fcf \\+ mlp' does not read it"),
+        (
+            {"method": "none", "distill": 1.0},
+            "distill=1.0: 'fcf \\+ none' does not read it; it is .* 'gfmfr'",
+        ),
         ({"groups": 3}, "groups=3: .* of method 'gfmfr', click method 'mrff'"),
         ({"backbone": "fedsasrec", "method": "mrff", "view_scale": 3.0}, "view_scale=3.0: 'fedsasrec \\+ mrff'"),
         ({"backbone": "fedsasrec", "method": "mrff", "negatives": 2}, "negatives=2: .* of methods that rank items"),
@@ -45,11 +47,12 @@ def test_a_name_of_both_kinds_is_settled_by_the_data(world):
 
 def test_what_the_former_method_read_goes_back_to_its_default():
     fused = fl.Recipe(backbone="fedrap", view_scale=1.0, operators=("sum",), alpha=0.3, lr=0.5)
-    plain = fused.but(method="none")
-    assert plain == fl.Recipe(backbone="fedrap", method="none", alpha=0.3, lr=0.5)
     assert fused.but(backbone="fcf").changed == {"view_scale": 1.0, "operators": ("sum",), "lr": 0.5}
-    with pytest.raises(fl.FedlabError, match="view_scale"):
-        fused.but(method="none", view_scale=1.0)
+    assert fused.but(method="none").but(method="fedvlr") == fused  # what several methods of fusion read is passed on
+    grouped = fl.Recipe(method="gfmfr", distill=0.5, groups=2)
+    assert grouped.but(method="none") == fl.Recipe(method="none")
+    with pytest.raises(fl.FedlabError, match="distill=0"):
+        grouped.but(method="none", distill=0.5)
 
 
 @pytest.mark.parametrize("method", names("method"))
@@ -71,7 +74,7 @@ def test_what_is_read_is_what_is_declared(world, backbone, method):
     recipe = Watched(backbone=backbone, method=method, dim=4, k=5, rounds=1)
     asked.clear()
     fl.train(recipe, world, progress=False)
-    own = {"alpha", "beta", "operators", "id_dim", "view_scale", "grouping", "clustering", "distill", "fit_epochs"}
+    own = {"alpha", "beta", "groups", "grouping", "clustering", "distill", "fit_epochs"}
     assert not (asked & own) - recipe.settings
 
 

@@ -29,7 +29,6 @@ class FedMR(Method):
     """The mixing feature fusion module is on each client, which trains copies of D's touched rows and of all of γ."""
 
     routes = True
-    settings = ("operators", "without", "id_dim", "feature_scale", "view_scale")
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

@@ -24,7 +24,6 @@ class FedVLR(ServerSide):
     """Views are made on the server; each client keeps a router among them and a predictor."""
 
     routes = True
-    settings = ("operators", "without", "id_dim", "feature_scale", "view_scale")
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

@@ -52,10 +52,7 @@ class GFMFR(NoFusion):
         FedlabError: no modality; a mechanism of privacy that does not cover what clients show.
     """
 
-    settings = (
-        *("operators", "without", "feature_scale", "groups", "grouping", "clustering"),
-        *("distill", "distill_schedule", "distill_scale", "fit_epochs"),
-    )
+    settings = ("groups", "grouping", "clustering", "distill", "distill_schedule", "distill_scale", "fit_epochs")
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

@@ -10,8 +10,6 @@ from fedlab_mm.registry import register
 class SharedMLP(ServerSide):
     """FedVLR's server with the MLP operator alone and no router: personal are only the backbone's own parameters."""
 
-    settings = ("without", "id_dim", "feature_scale", "view_scale")
-
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         self.build_around(BankOnServer(recipe, n_items, self.features, self.signals, ["mlp"]), recipe.dim, None)

@@ -1,7 +1,5 @@
 """No fusion: the backbone over one table of item IDs."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
@@ -20,7 +18,6 @@ class NoFusion(Method):
     """
 
     fuses = False
-    settings: ClassVar[tuple[str, ...]] = ("without",)
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

@@ -54,8 +54,6 @@ class FederatedVBPR(ServerSide):
     """VBPR's item side on the server, trained like FedVLR's views, and its user side on the clients, with the
     backbone's own loss in place of BPR's. Backbones are twice as wide as under the other methods."""
 
-    settings = ("without", "feature_scale")
-
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         if not self.features:

@@ -96,7 +96,7 @@ class ClickModel(nn.Module):
     Attributes:
         private: names of the parameters that stay with a client; by_group: names of those with a leading axis of
             groups, of which a client uploads the group's that it was sent to.
-        settings: the fields of a recipe that it reads and others do not; those of transformers unless it says others.
+        settings: the fields of a recipe that it reads and others do not.
 
     Args:
         recipe: widths, blocks, groups; attributes: of the click log.
@@ -104,7 +104,7 @@ class ClickModel(nn.Module):
 
     sequential: ClassVar[bool] = True
     aggregation: ClassVar[str] = "equal"
-    settings: ClassVar[tuple[str, ...]] = ("blocks", "heads", "dropout", "history")
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, recipe: Recipe, attributes: Mapping[str, Mapping[str, int]], placement: Any):
         super().__init__()

@@ -19,7 +19,6 @@ class FedNCF(ClickModel):
     two (He et al. 2017; Perifanis and Efraimidis 2022)."""
 
     sequential = False
-    settings = ()
 
     def build(self) -> None:
         self.match = Linear(self.user_width, self.width)
@@ -59,7 +58,6 @@ class FedPA(ClickModel):
     """
 
     sequential = False
-    settings = ()
 
     def build(self) -> None:
         self.hidden = Adapter(self.user_width + self.width, HALF * 2)
