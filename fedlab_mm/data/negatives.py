@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlab_mm.draws import bits, keys
-from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Histories
 
 
@@ -71,14 +70,12 @@ def sample(
     """Every positive of each client and, for each, `per_positive` negatives.
 
     A negative is drawn, with replacement, from the items that the user has no *training* interaction with: held-out
-    items may come up, for a client must not know them apart.
+    items may come up, for a client must not know them apart. A user whose training items are all that there are has
+    none, and trains on its positives alone.
 
     Args:
         train: every user's training items; clients: int64 [C], the round's users.
         weights_I: whole numbers, at least 1: how often an item is drawn, relative to the others; all alike if left out.
-
-    Raises:
-        FedlabError: a user holds every item, so nothing is left to draw.
 
     >>> train = Histories.from_pairs([0, 0, 1], [0, 2, 1], n_users=2)
     >>> s = sample(train, n_items=4, clients=np.array([1, 0]), per_positive=2, seed=0, round=1)
@@ -89,9 +86,7 @@ def sample(
     """
     positives = train.take(clients)
     n_C = positives.lengths
-    full = np.flatnonzero(n_C >= n_items)
-    if len(full):
-        raise FedlabError(f"user {clients[full[0]]} holds all {n_items} items: there is no negative to draw")
+    wanted_C = np.where(n_C < n_items, per_positive * n_C, 0)
 
     # Item i owns the points from ends[i-1] to ends[i] of a line. A client draws from the line without its own items:
     # the k-th point that is left is k plus the points of its items p_j (sorted) that lie below, those with start(p_j) -
@@ -103,15 +98,15 @@ def sample(
     before = np.concatenate([[0], np.cumsum(own)])  # points of all positives before each, all clients' in a row
     start_C = before[positives.indptr[:-1]]
     held_C = before[positives.indptr[1:]] - start_C
-    c_of_pick = np.repeat(np.arange(len(clients)), per_positive * n_C)
-    picks = draw(seed, round, clients, per_positive * n_C, ends_I[-1] - held_C)
+    c_of_pick = np.repeat(np.arange(len(clients)), wanted_C)
+    picks = draw(seed, round, clients, wanted_C, ends_I[-1] - held_C)
     gaps = c_of_positive * ends_I[-1] + (ends_I - weight_I)[positives.items] - (before[:-1] - start_C[c_of_positive])
     n_below = np.searchsorted(gaps, c_of_pick * ends_I[-1] + picks, side="right")
     points = picks + before[n_below] - start_C[c_of_pick]
     negatives = points if weights_I is None else np.searchsorted(ends_I, points, side="right")
 
     rank = np.arange(len(positives.items)) - positives.indptr[c_of_positive]
-    indptr = np.concatenate([[0], np.cumsum((1 + per_positive) * n_C)])
+    indptr = np.concatenate([[0], np.cumsum(n_C + wanted_C)])
     items = np.empty(indptr[-1], dtype=np.int64)
     labels = np.zeros(indptr[-1], dtype=np.int64)
     at_positive = indptr[c_of_positive] + rank

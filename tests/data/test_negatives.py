@@ -1,6 +1,7 @@
 """What a client samples: all its positives, negatives it cannot tell from held-out items, independent of company."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import chisquare
 
@@ -57,10 +58,27 @@ def test_generators_of_neighbouring_clients_rounds_and_seeds_are_unrelated():
     assert np.abs(correlation).max() < 0.07  # 4.4 standard errors of 28 pairs
 
 
-def test_a_user_who_holds_everything_is_named():
+@pytest.mark.parametrize("weights", [None, np.array([3, 1])])
+def test_a_user_who_holds_everything_has_no_negatives(weights):
     train = Histories.from_pairs([0, 1, 1], [0, 0, 1], n_users=2)
-    with pytest.raises(fl.FedlabError, match="user 1 holds all 2 items"):
-        sample(train, 2, np.array([0, 1]), 4, 0, 1)
+    samples = sample(train, 2, np.array([1, 0]), 4, 0, 1, weights)
+    assert [part.tolist() for part in samples.of(0)] == [[0, 1], [1, 1]]
+    assert [part.tolist() for part in samples.of(1)] == [[0, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    alone = sample(train, 2, np.array([1]), 4, 0, 1, weights)
+    assert alone.items.tolist() == [0, 1] and alone.labels.all()
+
+
+def test_under_one_clock_such_a_user_is_trained_with_the_others(recipe):
+    """User 0 took all six items before the rest took their last."""
+    rng = np.random.default_rng(0)
+    rows = [(0, i, i) for i in range(6)]
+    rows += [(u, i, 10 * t + u) for u in range(1, 9) for t, i in enumerate(rng.permutation(6)[:5])]
+    log = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    data = fl.from_frames(log, split="temporal", held_out=0.4, progress=False)
+    assert data.train.lengths[0] == data.n_items == 6 and data.target_U("test")[0] == -1
+    recipe = recipe.but(dataset="frames", backbone="fcf", k=2, rounds=2)
+    runs = [fl.train(recipe.but(engine=engine), data, progress=False) for engine in ("loop", "stacked")]
+    assert runs[0].test == pytest.approx(runs[1].test) and np.isfinite(runs[0].history["value"]).all()
 
 
 def test_by_popularity_an_item_is_drawn_as_often_as_its_weight_says():
