@@ -403,7 +403,7 @@ def test_a_log_without_attributes_of_users(recipe, log):
 def test_fields_that_mean_nothing_here(recipe, log):
     with pytest.raises(
         fl.FedlabError,
-        match=r"without=\('image',\): 'fedsasrec \+ mrff' does not read it; it is a setting of method 'fedmr'",
+        match=r"without=\('image',\): 'fedsasrec \+ mrff' does not read it; it is a setting of methods that rank",
     ):
         fl.train(recipe.but(without=("image",)), log, progress=False)
 
