@@ -375,7 +375,7 @@ def infer_membership(scene: Scene) -> pd.DataFrame:
 
     Half of each user's items, and as many that it does not have, are the candidates; fewer where it leaves fewer free,
     and a user who leaves none is not asked. Federations are trained in pairs: in one of a pair every candidate is in or
-    out by a coin, in the other the opposite. For a candidate in one federation, the other pairs say what its score looks
+    out by a coin, in the other the opposite. For a candidate in one federation, the other pairs say what its score is
     like in and out, equally often: two normal distributions (means of its own, one variance each for all), whose
     log-ratio is the attack.
     """
