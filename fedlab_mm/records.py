@@ -366,8 +366,10 @@ class Recipe:
             data tell it, so name a scale where privacy is to be proved); for D, which is behind a map, n_items / 20,
             but at least 30; for FedRAP's personal table 1 where lr and shared_lr are open too. By n_items for both
             tables FCF diverged in round 2 on short videos (6,710 items, half of the users with one training item),
-            FedRAP in round 31 on KU and in 10 on data of Movie's shape, and was below popularity on ML-100K. FedAvg
-            stays below it on the short videos (NDCG@50 0.007 to 0.012), for by samples such users weigh little.
+            FedRAP in round 31 on KU. Defaults that still fall short: FedAvg stays below popularity on the short videos
+            (NDCG@50 0.007 to 0.012; by n_items 0.012), for by samples such users weigh little, and FedRAP with FedVLR
+            after 15 rounds on Movie's shape (0.129 to 0.137); `mlp` diverges on KU with some seeds (FCF's in round 16;
+            shared_lr=0.7 holds) and on the short videos. `benchmarks/results.md` has the table.
         optimizer: of the client, and server_optimizer of the server (None: the same, but of click models "sgd", the
             plain mean): "sgd" as the algorithms state, or "adam". A client's Adam starts afresh each round, the
             server's goes on.
