@@ -15,7 +15,7 @@ items under a client's function as that client would.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class Ledger:
         touched_UI: in how many rounds a client sent a row of an item that was not zero.
         lines: of each client, a `Line` for every round that it was in.
         norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
+        by_item: the names of the method's parts that have a row for each item.
         as_seen: how an upload scores all items, [I], under the prediction function that it shows; None where none does.
         shown_UI: those scores, from the last upload of each client.
     """
@@ -71,6 +72,7 @@ class Ledger:
     noise: float = 0.0
     hidden: bool = False
     as_seen: Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None = None
+    by_item: Collection[str] = ()
     seen_U: np.ndarray = field(init=False)
     own_U: np.ndarray = field(init=False)
     touched_UI: np.ndarray = field(init=False)
@@ -85,7 +87,9 @@ class Ledger:
         recipe = method.recipe
         slopes = method.loss.slope(torch.zeros(2), torch.tensor([1.0, 0.0])).abs().tolist()
         pulls, hidden = (slopes[0], slopes[1]), recipe.rows != "touched"
-        return cls(n_users, method.n_items, recipe.negatives, pulls, secure, recipe.noise, hidden, as_seen(method))
+        by_item = [name for name, part in method.parts.items() if part.by_item]
+        shows = as_seen(method)
+        return cls(n_users, method.n_items, recipe.negatives, pulls, secure, recipe.noise, hidden, shows, by_item)
 
     def __post_init__(self) -> None:
         self.seen_U = np.zeros(self.n_users)
@@ -100,7 +104,7 @@ class Ledger:
             self.shown_UI[upload.client] = self.as_seen(upload, sent)
         if self.secure:
             return
-        rows, change = row_changes(upload, sent)
+        rows, change = row_changes(upload, sent, self.by_item)
         self.seen_U[upload.client] += 1
         self.own_U[upload.client] = upload.n_samples / (1 + self.negatives)
         if not len(rows):
@@ -129,7 +133,7 @@ class Ledger:
             self.seen_U[clients] += 1
             there = np.zeros(self.n_users)
             there[clients] = 1
-            by_item = [m.flatten(1) for m in mixed.values() if m.ndim > 1 and len(m) == self.n_items]
+            by_item = [mixed[name].flatten(1) for name in self.by_item if name in mixed]
             size = torch.cat(by_item, dim=1).double().norm(dim=1) if by_item else torch.zeros(self.n_items)
             self.norm_TI.append(size.cpu().numpy())
             self.there_TU.append(there)
@@ -169,24 +173,25 @@ def as_seen(method: Method) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarr
     return lambda upload, sent: method.as_seen(upload.values, sent["item_table"]).cpu().numpy()
 
 
-def row_changes(upload: Upload, sent: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of an upload and what each says, all parts by item side by side: [N], [N, W]."""
-    columns = []
-    rows = upload.rows
-    n_items = max((len(v) for v in sent.values() if v.ndim > 1), default=0)
+def row_changes(
+    upload: Upload, sent: Mapping[str, Tensor], by_item: Collection[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of an upload and what each says, all parts by item side by side: [N], [N, W].
+
+    Args:
+        by_item: the names of the parts that have a row for each item, which are read where an upload holds them whole.
+    """
+    rows, columns = upload.rows, []
+    whole = not upload.by_row  # the rows that moved are the touched ones
     for label, value in upload.values.items():  # noqa: PD011
         name = label.removeprefix("∇")
-        if name in upload.by_row:
-            change = value if label.startswith("∇") else value - sent[name][rows]
+        if name in (by_item if whole else upload.by_row):
+            change = value if label.startswith("∇") else value - (sent[name] if whole else sent[name][rows])
             columns.append(change.flatten(1))
-    if not columns:  # a table that is sent whole: the rows that moved are the touched ones
-        for label, value in upload.values.items():  # noqa: PD011
-            name = label.removeprefix("∇")
-            if value.ndim > 1 and len(value) == n_items and not name.startswith("backbone."):
-                columns.append((value if label.startswith("∇") else value - sent[name]).flatten(1))
-        rows = torch.arange(n_items, device=rows.device)
     if not columns:
         return np.zeros(0, dtype=np.int64), np.zeros((0, 1))
+    if whole:
+        rows = torch.arange(len(columns[0]), device=rows.device)
     return rows.cpu().numpy(), torch.cat(columns, dim=1).double().cpu().numpy()
 
 

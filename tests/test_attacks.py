@@ -193,3 +193,12 @@ def test_bad_arguments(world, arguments, message):
 def test_taste_needs_planted_tastes(world):
     with pytest.raises(fl.FedlabError, match="needs planted tastes, which 'tiny' has not; 'toy' has"):
         fl.attack("taste", recipe(dataset="tiny", k=5), world, progress=False)
+
+
+@pytest.mark.parametrize("n_items", [60, 64])
+def test_a_layer_as_long_as_the_catalogue_or_longer_is_not_read_as_items(n_items):
+    """PFedRec sends its items whole, and FedMR's layers have 64 and 128 rows."""
+    world = tiny(n_users=24, n_items=n_items)
+    whole = fl.Recipe(dataset="tiny", backbone="pfedrec", method="fedmr", id_dim=6, k=5)
+    told = fl.attack("items", whole, world, rounds=2, progress=False)
+    assert told.loc["uploads", "auc"] > 0.95
