@@ -124,7 +124,7 @@ class Ledger:
                 place_TI, loud_TI = np.zeros((2, len(lines), self.n_items))
                 for t, line in enumerate(lines):
                     place_TI[t, line.rows], loud_TI[t, line.rows] = line.place_N, line.loud_N
-                along_UI[u] = orient(place_TI * loud_TI, self.own_U[u], self.negatives, self.pulls) @ place_TI
+                along_UI[u] = orient(place_TI, self.own_U[u], self.negatives, self.pulls, loud_TI) @ place_TI
         return along_UI
 
     def close_round(self, clients: np.ndarray, mixed: Mapping[str, Tensor]) -> None:
@@ -217,7 +217,13 @@ def place_on_line(change_NW: np.ndarray) -> tuple[np.ndarray, float]:
     return place_N, np.sqrt((squares_N > 0).sum() / along) * along / squares_N.sum()
 
 
-def orient(place_TI: np.ndarray, n_own: float, negatives: int, pulls: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+def orient(
+    place_TI: np.ndarray,
+    n_own: float,
+    negatives: int,
+    pulls: tuple[float, float] = (0.5, 0.5),
+    loud_TI: np.ndarray | None = None,
+) -> np.ndarray:
     """By what to multiply each round's places so that own items lie on the positive side, [T]: 1 or −1, and less where
     nearly all lies on one side (FedRAP's own rows come to rest once the personal table holds what they say).
 
@@ -238,12 +244,15 @@ def orient(place_TI: np.ndarray, n_own: float, negatives: int, pulls: tuple[floa
         place_TI: a client's places, from its first round on, zero where nothing came.
         n_own: how many items it has; negatives: how many it draws for each.
         pulls: the size of the loss's slope at a score of zero, for an own item and for a negative.
+        loud_TI: bool, which places tell of more than noise; all, if left out.
 
     >>> own, drawn = [1, 1, 1, 0, 0, 0, 0, 0], [[0, 0, 0, 1, 2, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 2]]
     >>> orient(np.array([[0.5], [-0.5]]) * (np.array(drawn) - own), n_own=3, negatives=1).tolist()
     [-1.0, 1.0]
     """
     others, drawn = max(place_TI.shape[1] - n_own, 1.0), negatives * n_own
+    unit_TI = place_TI / (np.linalg.norm(place_TI, axis=1) + TINY)[:, None]
+    place_TI = place_TI if loud_TI is None else place_TI * loud_TI
     sides = np.stack([place_TI.clip(min=0), -place_TI.clip(max=0)])  # [2, T, I]
     sum_ST, squares_ST = sides.sum(axis=2), (sides**2).sum(axis=2) + TINY
     come, weigh = (sides > 0).sum(axis=2) + 0.5, sum_ST**2 / squares_ST + 0.5
@@ -253,14 +262,13 @@ def orient(place_TI: np.ndarray, n_own: float, negatives: int, pulls: tuple[floa
     pull = (pulls[0] + LITTLE) / (negatives * (pulls[1] + LITTLE))
     clue_T[0] += np.log(pull_S[0] / pull_S[1]) * np.log(pull)
 
-    unit_TI = place_TI / np.sqrt(squares_ST.sum(axis=0))[:, None]
     sign_T, before_I = np.ones(len(place_TI)), np.zeros(place_TI.shape[1])
     for t in np.argsort(-np.abs(clue_T)):
         shared = unit_TI[t] @ before_I / max(np.linalg.norm(before_I), TINY)
         sign_T[t] = 1.0 if clue_T[t] + WEIGHT * shared >= 0 else -1.0
         before_I += sign_T[t] * unit_TI[t]
 
-    turned_TI = sign_T[:, None] * place_TI
+    turned_TI = sign_T[:, None] * unit_TI
     sides = np.stack([turned_TI.clip(min=0), -turned_TI.clip(max=0)])
     alike = sides * (sides.sum(axis=2) / ((sides**2).sum(axis=2) + TINY))[:, :, None]
     again_S = (alike.sum(axis=1) ** 2).sum(axis=1) / ((alike**2).sum(axis=(1, 2)) + TINY) + 1e-3
