@@ -175,13 +175,18 @@ class Method:
         is in no mean: its rows move at the rate itself, but where a rate is named, for such runs were measured with the
         scale of the common table. And D moves through a map that moves with it.
         """
-        if name == PERSONAL and self.recipe.lr is None and self.recipe.shared_lr is None:
+        if name == PERSONAL and self.rates_are_open:
             return 1.0
         if name == "id_embedding":
             return max(30.0, self.n_items / 20)
         return min(float(self.n_items), LARGEST_STEP * self.n_samples)
 
     # What all methods share.
+
+    @property
+    def rates_are_open(self) -> bool:
+        """Does the recipe name neither lr nor shared_lr?"""
+        return self.recipe.lr is None and self.recipe.shared_lr is None
 
     def build(
         self, width: int, fusion: nn.Module | None, router: Router | None, personal_width: int | None = None

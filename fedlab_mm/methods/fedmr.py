@@ -79,6 +79,5 @@ class FedMR(Method):
         return parts
 
     def id_lr_scale(self, name: str) -> float:
-        scale = super().id_lr_scale(name)
         behind_a_map = name == PERSONAL and "id" in self.signals
-        return min(scale, 30.0) if behind_a_map else scale
+        return 30.0 if behind_a_map and not self.rates_are_open else super().id_lr_scale(name)
