@@ -9,6 +9,7 @@ A cell that stands in the file already is not measured again, so that what was s
 """
 
 import argparse
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -40,11 +41,10 @@ def dense(n_users: int = 60, n_items: int = 60, seed: int = 0) -> fl.Dataset:
 
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for data in options.data:
-        for backbone in options.backbone:
-            for loss in names("loss"):
-                for negatives in NEGATIVES:
-                    yield {"data": data, "backbone": backbone, "loss": loss, "negatives": negatives}
+    for loss, data, backbone, negatives in itertools.product(
+        names("loss"), options.data, options.backbone, options.negatives
+    ):
+        yield {"data": data, "backbone": backbone, "loss": loss, "negatives": negatives}
 
 
 def measure(cell: dict[str, Any], data: fl.Dataset, rounds: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
     """The three AUC of each cell, a line for each set, backbone and loss."""
     lines = ["| data | backbone | loss | " + " | ".join(f"{n} negative{'s' * (n > 1)}" for n in NEGATIVES) + " |"]
     lines.append("| --- " * (3 + len(NEGATIVES)) + "|")
-    for (data, backbone, loss), part in pd.DataFrame(rows).groupby(["data", "backbone", "loss"], sort=False):
+    for (data, backbone, loss), part in pd.DataFrame(rows).groupby(["data", "backbone", "loss"]):
         of = {row["negatives"]: " / ".join(f"{row[s]:.3f}" for s in SIGNALS) for _, row in part.iterrows()}
         lines.append(f"| {data} | {backbone} | {loss} | " + " | ".join(of.get(n, "–") for n in NEGATIVES) + " |")
     return "\n".join(lines)
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--root", help="the folder above ku/ (default: $FEDLAB_MM_DATA or the user's cache folder)")
     parser.add_argument("--data", nargs="+", default=["dense", "toy", "ku"], choices=["dense", "toy", "ku"])
     parser.add_argument("--backbone", nargs="+", default=names("backbone"))
+    parser.add_argument("--negatives", nargs="+", type=int, default=NEGATIVES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", default="out/attack.json", help="the file of what is measured")
     options = parser.parse_args()
