@@ -453,8 +453,8 @@ def _run_notebook(source: Traversable, out: Path, where: Path) -> int:
             client.execute()
         except NoSuchKernel:
             raise FedlabError(f"{source}: there is no kernel 'python3': pip install ipykernel") from None
-        except (CellExecutionError, CellTimeoutError, DeadKernelError, KeyboardInterrupt) as error:
-            failed = error
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, KeyboardInterrupt, AssertionError) as error:
+            failed = error  # an AssertionError is nbclient's, of a kernel that went while it cleaned up
     pictures = []
     tables = []
     for n, cell in enumerate(code):
