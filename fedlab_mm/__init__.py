@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what `__getattr__` below gives at run time
     from fedlab_mm.errors import DivergedError, FedlabError
     from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
     from fedlab_mm.geometry import modality_gap
+    from fedlab_mm.interrupts import Interrupted
     from fedlab_mm.privacy import epsilon, noise_multiplier
     from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
 
@@ -36,6 +37,7 @@ __all__ = [
     "Dataset",
     "DivergedError",
     "FedlabError",
+    "Interrupted",
     "Recipe",
     "RoundRecord",
     "Run",
@@ -71,6 +73,7 @@ _HOMES = {
     "errors": "DivergedError FedlabError",
     "evaluation": "evaluate evaluate_users recommended",
     "geometry": "modality_gap",
+    "interrupts": "Interrupted",
     "privacy": "epsilon noise_multiplier",
     "records": "ClickLog Dataset Recipe RoundRecord Run",
 }

@@ -215,9 +215,10 @@ def train(
 
 def _kept(recipe: Recipe, data: Dataset | ClickLog, progress: bool | str, resume: Run | None, cache: Path) -> Run:
     """A run from the cache, or trained and put there; what an interruption leaves stands beside it until then."""
-    kept = free_folder(cache / _key(recipe, data))
+    kept = cache / _key(recipe, data)
     if kept.is_dir():
         return load_run(kept, data, device=recipe.device)
+    kept = free_folder(kept)  # before the work is done, not after
     begun = kept.with_name(f"{kept.name}-begun")
     if resume is None and begun.is_dir():
         resume = load_run(begun, data, device=recipe.device)

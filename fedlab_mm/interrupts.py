@@ -1,5 +1,6 @@
 """Ctrl-C between two rounds: what was trained so far is whole, and is kept."""
 
+import contextlib
 import signal
 import sys
 import threading
@@ -40,7 +41,8 @@ def patient() -> Iterator[Callable[[], bool]]:
         nonlocal noted
         noted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this round; Ctrl-C again stops at once", file=sys.stderr)
+        with contextlib.suppress(RuntimeError, OSError):  # while a bar is being written, nothing else can be
+            print("\nstopping after this round; Ctrl-C again stops at once", file=sys.stderr)
 
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():

@@ -152,6 +152,18 @@ def test_a_cache_is_not_read_by_an_edited_operator(world, fused, tmp_path):
     assert table["hr@5", "mean"].iloc[0] == fresh.test["hr@5"]
 
 
+def test_a_finished_run_is_read_from_a_cache_that_cannot_be_written(world, recipe, tmp_path, monkeypatch):
+    first = fl.train(recipe, world, progress=False, cache=tmp_path)
+
+    def refused(folder):
+        raise fl.FedlabError(f"{folder} cannot be written")
+
+    monkeypatch.setattr(api, "free_folder", refused)
+    assert torch.equal(fl.train(recipe, world, progress=False, cache=tmp_path).scores_UI, first.scores_UI)
+    with pytest.raises(fl.FedlabError, match="cannot be written"):
+        fl.train(recipe.but(seed=1), world, progress=False, cache=tmp_path)
+
+
 def test_a_search_tries_anew_what_other_code_has_tried(world, fused, tmp_path):
     grid, folder = {"lr": [0.1, 0.5]}, tmp_path / "s"
     fl.tune(fused, grid, world, folder, progress=False)

@@ -111,7 +111,7 @@ def items_of(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]
 def _times(column: pd.Series, what: str, source: str) -> tuple[pd.Series, int, str]:
     """Whole numbers, how many of them make a second, and what they were taken for."""
     text = column.str.strip()
-    if len(text) and re.match(r"\d{4}-\d\d", text.iloc[0]):
+    if re.match(r"\d{4}-\d\d", next((cell for cell in text if cell), "")):
         dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
         bad = dates.isna().to_numpy()
         if bad.any():

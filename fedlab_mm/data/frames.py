@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fedlab_mm.data.build import check_modality
 from fedlab_mm.data.columns import as_text, interactions_of, items_of
 from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
 from fedlab_mm.errors import FedlabError
@@ -65,8 +66,7 @@ def from_frames(
 
 def _array(modality: str, feature: Any, n_items: int) -> np.ndarray:
     array = feature.detach().cpu().double().numpy() if isinstance(feature, torch.Tensor) else np.asarray(feature)
-    if modality == "id":
-        raise FedlabError("features: 'id' names the item ID's own signal; call the modality otherwise")
+    check_modality(modality)
     if array.dtype.kind not in "fiu":
         raise FedlabError(f"features: {modality} holds {array.dtype}, not numbers")
     if array.ndim != 2 or len(array) != n_items or not array.shape[1]:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from fedlab_mm.data.fetch import Download, fetch
 from fedlab_mm.data.splits import k_core, leave_one_out, places, temporal, without_repeats
 from fedlab_mm.data.tables import check_ids, precise, shorten
 from fedlab_mm.encoding import Covers, Encoder, cache_folder, choose, clean_text, encode_items
-from fedlab_mm.errors import FedlabError
+from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.network import offline
 from fedlab_mm.records import SPLITS, Dataset
 
@@ -95,9 +95,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         for name, least in (("core", 0), ("fewest", FEWEST)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise FedlabError(f"{name}={value!r}: must be a whole number, at least {least}")
+            whole_number(name, getattr(self, name), least)
         for name, choices in (
             ("split", (None, "given", "leave-one-out", "temporal")),
             ("missing", ("papers", "zero", "drop")),
@@ -198,6 +196,8 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
     Raises:
         FedlabError: an interaction with an unknown item, an item listed twice, nothing left after the core, …
     """
+    if not len(raw.interactions):
+        raise FedlabError(f"{raw.source}: there are no interactions in it")
     items = _checked_items(raw)
     log = _checked_log(raw, items)
     dropped = dict(raw.dropped)
@@ -292,8 +292,6 @@ def _checked_log(raw: Raw, items: pd.DataFrame) -> pd.DataFrame:
     missing = sorted({"user", "item", "timestamp"} - set(log))
     if missing:
         raise FedlabError(f"{raw.source}: column {missing[0]} is missing; there are {', '.join(map(str, log))}")
-    if not len(log):
-        raise FedlabError(f"{raw.source}: there are no interactions in it")
     for column in ("user", "item"):
         check_ids(log[column], column, raw.source)
     if not pd.api.types.is_integer_dtype(log["timestamp"]) or log["timestamp"].hasnans:

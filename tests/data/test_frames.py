@@ -251,9 +251,18 @@ def test_features_of_frames(offline, recipe):
         ({"items": tables()[1].assign(item=100)}, "items, row 1: item 100 is listed twice"),
         ({"features": {"a": np.ones((7, 2))}}, r"features: a has shape \[7, 2\], but there are 8 items, a row each"),
         ({"features": {"a": np.array([["x"]] * 8)}}, "features: a holds <U1, not numbers"),
-        ({"features": {"id": np.ones((8, 2))}}, "features: 'id' names the item ID's own signal"),
+        ({"features": {"id": np.ones((8, 2))}}, "modality 'id': 'id' names the item ID's own signal"),
         ({"items": None, "features": {"a": np.ones((8, 2))}}, "a need items, whose rows say which item"),
         ({"kcore": 5}, "load has no option kcore"),
+        ({"interactions": tables()[0][:0], "items": None}, "interactions: there are no interactions in it"),
+        (
+            {
+                "interactions": pd.DataFrame(
+                    {"user": [1, 1], "item": [100, 101], "date": [pd.NaT, pd.Timestamp(2024, 1, 1)]}
+                )
+            },
+            "interactions, row 0: date '' is no date like",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(offline, change, message):
