@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", default="out/attack.json", help="the file of what is measured")
     options = parser.parse_args()
     out = Path(options.out)
-    rows: list[dict[str, Any]] = json.loads(out.read_text()) if out.exists() else []
+    rows: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
     sets = {name: dense() if name == "dense" else fl.load(name, root=options.root) for name in options.data}
     for cell in tqdm(list(cells(options)), unit="cell"):
         if not any(cell.items() <= row.items() for row in rows):
