@@ -1,11 +1,12 @@
 """`python -m benchmarks.defaults --root DATA --out FILE.csv`: a recipe that names dataset, backbone and method alone,
-seed 0, beside the simplest rival. Does it diverge? Does it beat popularity?
+beside the simplest rival. Does it diverge? Does it beat popularity?
 
 A cell is a line of the CSV as soon as it is done, and one that is there is not trained again. Small sets come first. On
 sets of the papers' shapes there is nothing to learn but popularity, so a recipe can meet it there and not beat it.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,12 +64,11 @@ def measure(data: Any, recipe: fl.Recipe) -> dict[str, Any]:
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def cells(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    for method in options.method:
-        for name in options.data:
-            kind = "click " if name in CLICKS else ""
-            if method in names(f"{kind}method"):
-                yield from ((name, b, method) for b in names(f"{kind}backbone") if b in options.backbone)
+def cells(options: argparse.Namespace) -> Iterator[tuple[str, str, str, int]]:
+    for method, name, seed in itertools.product(options.method, options.data, options.seeds):
+        kind = "click " if name in CLICKS else ""
+        if method in names(f"{kind}method"):
+            yield from ((name, b, method, seed) for b in names(f"{kind}backbone") if b in options.backbone)
 
 
 def main() -> None:
@@ -80,23 +80,25 @@ def main() -> None:
     parser.add_argument("--backbone", nargs="+", default=sorted({*names("backbone"), *names("click backbone")}))
     parser.add_argument("--rounds", type=int, default=60, help="fewer for what takes long")
     parser.add_argument("--every", type=int, default=1, help="rounds between two validations")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--clients", type=float, default=1.0)
     options = parser.parse_args()
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = pd.read_csv(out).to_dict("records") if out.exists() else []
-    done = {(row["data"], row["backbone"], row["method"]) for row in rows}
+    done = {(row["data"], row["backbone"], row["method"], row["seed"]) for row in rows}
     loaded: dict[str, tuple[Any, dict[str, float]]] = {}
-    for name, backbone, method in cells(options):
-        if (name, backbone, method) in done:
+    for name, backbone, method, seed in cells(options):
+        if (name, backbone, method, seed) in done:
             continue
         if name not in loaded:
             data = load(name, options.root)
             loaded[name] = data, rivals(data)
         data, beside = loaded[name]
         asked = {"rounds": options.rounds, "evaluate_every": options.every, "clients": options.clients}
-        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method=method).but(**asked)
-        row = {"data": name, "backbone": backbone, "method": method, **asked, **measure(data, recipe), **beside}
+        recipe = fl.Recipe(dataset=data.name, backbone=backbone, method=method, seed=seed).but(**asked)
+        row = {"data": name, "backbone": backbone, "method": method, "seed": seed, **asked}
+        row |= {**measure(data, recipe), **beside}
         rows.append(row)
         pd.DataFrame(rows).to_csv(out, index=False)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)

@@ -124,6 +124,7 @@ class Method:
 
     fuses: ClassVar[bool] = True  # can it score an item that nobody has interacted with?
     routes: ClassVar[bool] = False  # do clients choose among views?
+    open_rate: ClassVar[float] = 1.0  # of a backbone's rate, under SGD, for what is shared, where a recipe names none
     settings: ClassVar[tuple[str, ...]] = ()
 
     shared: Shared
@@ -172,11 +173,12 @@ class Method:
 
         In the mean over clients a row sees about one sample in n_items, so its rate grows with them. But on a client it
         sees one in `n_samples`, be the catalogue as large as it may, so there the scale stops growing. A personal table
-        is in no mean: its rows move at the rate itself, but where a rate is named, for such runs were measured with the
-        scale of the common table. And D moves through a map that moves with it.
+        is in no mean, and what it learns by heart the common table no longer learns: its rows move at a tenth of the
+        rate. Where a rate is named they keep the common table's scale, for such runs were measured with it. And D moves
+        through a map that moves with it.
         """
         if name == PERSONAL and self.rates_are_open:
-            return 1.0
+            return 0.1
         if name == "id_embedding":
             return max(30.0, self.n_items / 20)
         return min(float(self.n_items), LARGEST_STEP * self.n_samples)
@@ -330,7 +332,8 @@ class Method:
         if name in self.private and name != PERSONAL:
             return lr
         own = backbone.shared_lr if r.lr is None and optimizer == "sgd" else None
-        shared_lr = r.shared_lr or own or lr
+        factor = self.open_rate if self.rates_are_open and optimizer == "sgd" else 1.0
+        shared_lr = r.shared_lr or own or lr * factor
         if optimizer == "adam" or name not in (PERSONAL, "item_table", "id_embedding"):
             return shared_lr
         return shared_lr * (self.id_lr_scale(name) if r.id_lr_scale is None else r.id_lr_scale)

@@ -10,6 +10,9 @@ from fedlab_mm.registry import register
 class SharedMLP(ServerSide):
     """FedVLR's server with the MLP operator alone and no router: personal are only the backbone's own parameters."""
 
+    # One view takes all of a gradient that FedVLR's routers spread over three: with 1 FCF diverges on KU.
+    open_rate = 0.5
+
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         self.build_around(BankOnServer(recipe, n_items, self.features, self.signals, ["mlp"]), recipe.dim, None)

@@ -34,7 +34,7 @@ def test_the_rate_of_a_row_by_default(n_items, n_samples, of_table, of_d):
     none, fedvlr, fedmr = (built(m) for m in ("none", "fedvlr", "fedmr"))
     assert none.rate("item_table", "sgd") == pytest.approx(of_table)
     assert [m.rate("id_embedding", "sgd") for m in (fedvlr, fedmr)] == [of_d, of_d]
-    assert [m.rate("personal_table", "sgd") for m in (none, fedvlr, fedmr)] == [1, 1, 1]
+    assert [m.rate("personal_table", "sgd") for m in (none, fedvlr, fedmr)] == [0.1, 0.1, 0.1]
     assert built("none", lr=0.5).rate("personal_table", "sgd") == pytest.approx(of_table / 2)
     assert built("fedmr", lr=0.5).rate("personal_table", "sgd") == 15
     asked = built("none", id_lr_scale=6710.0, shared_lr=0.1)
