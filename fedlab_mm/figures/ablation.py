@@ -68,8 +68,8 @@ class Sampling(Cells):
     source = "FedMR, Figure 4: KU"
     caption = (
         "Share of clients that take part in a round, on KU, 60 rounds at most, fused on the server. Mean and range of "
-        "three seeds, every point tuned on validation with the same four settings; FedRAP at 0.25 and 0.5 of two, for "
-        "the third diverged. The paper gives curves without figures."
+        "three seeds, every point tuned on validation with the same four settings. The "
+        "paper gives curves without figures."
     )
     keys = ("backbone", "share")
 

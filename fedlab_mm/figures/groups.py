@@ -57,7 +57,10 @@ class GroupFusion(Cells):
 
 @register("figure", "gfmfr-ku")
 class OnKU(GroupFusion):
-    caption = f"GFMFR beside other placements of fusion, on KU: {MEASURED}. {LINES}"
+    caption = (
+        f"GFMFR beside other placements of fusion, on KU: {MEASURED} (FedNCF with gfmfr of one, for two diverged). "
+        f"{LINES}"
+    )
 
 
 @register("figure", "gfmfr-toy")
