@@ -359,7 +359,8 @@ class Recipe:
         lr: η of what a client keeps (predictor, router). None: the backbone's own under SGD, 0.003 under Adam; of click
             models 0.5 and 0.01.
         shared_lr: η of what is shared: a client's copies of it and the server's D and γ. None: lr, for the papers write
-            one η for all; of FedNCF 1 where lr is open too (at its 0.3 it stays below popularity on KU); of click
+            one η for all; of FedNCF 1 where lr is open too (at its 0.3 it stays below popularity on KU; at 1 it
+            diverges there under noise, and under gfmfr and vbpr with one seed of three: name lower rates); of click
             models under the server's Adam 0.01.
         id_lr_scale: what shared_lr is multiplied by for a table with a row for each item under SGD, for a row sees only
             about one sample in n_items. None: n_items, but at most 25 times the mean number of a client's samples (the

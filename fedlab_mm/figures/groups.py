@@ -75,7 +75,7 @@ class OnML(GroupFusion):
     caption = (
         f"GFMFR beside other placements of fusion, on ml-latest-small, whose posters and abstracts an offline encoder "
         f"reads; a quarter of the clients in a round, 40 rounds at most; without FedNCF, which takes ten minutes a "
-        f"cell, and FedRAP with mlp diverged: {MEASURED}. {LINES}"
+        f"cell: {MEASURED}. {LINES}"
     )
     backbones = ("fedavg", "pfedrec", "fedrap")
     changes: ClassVar[Mapping[str, Any]] = {"patience": 10, "evaluate_every": 2, "rounds": 40, "clients": 0.25}
