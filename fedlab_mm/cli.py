@@ -30,7 +30,7 @@ from fedlab_mm.version import __version__, versions
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import Recipe
 
 QUICKSTART = "00_quickstart.ipynb"
 CELL_SECONDS = 1800
@@ -138,16 +138,18 @@ def _use(path: Path) -> None:
 def _train(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import Recipe, free_folder
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.run import free_folder, load_run
+    from fedlab_mm.experiments.train import train
+    from fedlab_mm.recipe import Recipe
 
     recipe = Recipe(**_fields_given(options))
     if options.out:
         free_folder(options.out)  # before the work is done, not after
-    data = api.load(recipe.dataset, options.root)
-    resume = api.load_run(options.resume, data) if options.resume else None
+    data = load(recipe.dataset, options.root)
+    resume = load_run(options.resume, data) if options.resume else None
     try:
-        run = api.train(recipe, data, resume=resume)
+        run = train(recipe, data, resume=resume)
     except DivergedError as error:
         if options.out and error.run is not None:
             say(f"the run up to round {error.round - 1} is in {error.run.save(options.out)}")
@@ -169,8 +171,12 @@ def _train(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import ClickLog, Recipe, free_folder
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.compare import compare, show
+    from fedlab_mm.experiments.run import free_folder
+    from fedlab_mm.experiments.tune import tune
+    from fedlab_mm.recipe import Recipe
+    from fedlab_mm.records import ClickLog
 
     for name in ("seeds", "search_seeds"):
         if getattr(options, name) < 1:
@@ -190,16 +196,16 @@ def _compare(options: argparse.Namespace) -> int:
     cache = Path(options.cache) if options.cache else beside
     if cache:
         free_folder(cache / "run")  # before the work is done, not after
-    data = api.load(recipes[0].dataset, options.root)
+    data = load(recipes[0].dataset, options.root)
     if grids:
         places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
         tried = range(options.search_seeds)
         for n, (r, place) in enumerate(zip(recipes, places, strict=True)):
             own = [{name: values for name, values in grid.items() if name in r.settings} for grid in grids]
             if own := [grid for grid in own if grid]:  # what a method does not read is not searched for it
-                recipes[n] = api.tune(r, own, data, place, seeds=tried)
+                recipes[n] = tune(r, own, data, place, seeds=tried)
     try:
-        table = api.compare(
+        table = compare(
             recipes,
             range(options.seeds),
             data,
@@ -224,7 +230,7 @@ def _compare(options: argparse.Namespace) -> int:
         targets = f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
     say(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
-        say(api.show(table).to_string())
+        say(show(table).to_string())
         if grids:
             rows = [{n: str(getattr(r, n)) for n in _searched(grids)} for r in recipes]
             chosen = pd.DataFrame(rows, [r.label for r in recipes])
@@ -242,7 +248,7 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
     """What a method gains each backbone over `none`, with interval and p-value, where both were compared."""
     import pandas as pd
 
-    from fedlab_mm import api
+    from fedlab_mm.experiments.compare import paired
 
     rows = {}
     clicks = "auc" in table.columns.get_level_values(0)
@@ -252,7 +258,7 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
             row: dict[tuple[str, str], str | float] = {}
             for metric in ("auc", "logloss") if clicks else (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
                 for targets in ("all",) if clicks else ("all", "warm"):
-                    test = api.paired(table, recipe.label, base, metric, targets)
+                    test = paired(table, recipe.label, base, metric, targets)
                     row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
                     row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
                     row[f"{metric} {targets}", "p"] = round(test["p"], 4)
@@ -263,17 +269,18 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
 def _tune(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.tune import tune
+    from fedlab_mm.recipe import Recipe
 
     if options.search_seeds < 1:
         raise FedlabError(f"search_seeds={options.search_seeds}: must be at least 1")
     recipe = Recipe(**_fields_given(options))
     grids = [_grid(g) for g in options.grid]
-    data = api.load(recipe.dataset, options.root)
+    data = load(recipe.dataset, options.root)
     seeds = None if options.search_seeds == 1 else range(options.search_seeds)
     try:
-        best = api.tune(recipe, grids, data, options.folder, seeds=seeds)
+        best = tune(recipe, grids, data, options.folder, seeds=seeds)
     except KeyboardInterrupt:
         told = f"interrupted; the settings tried so far are in {options.folder}"
         return _failed(f"{told}; to go on: {_go_on(options)}", 130)
@@ -290,7 +297,7 @@ def _searched(grids: Sequence[dict[str, list[typing.Any]]]) -> list[str]:
 
 def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     """Fields written as name=value,value; a value is read as its field is: a number, a name, or none."""
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import Recipe
 
     hints, grid = typing.get_type_hints(Recipe), {}
     for text in fields:
@@ -309,11 +316,11 @@ def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
 
 
 def _loaded(options: argparse.Namespace) -> typing.Any:
-    from fedlab_mm import api
     from fedlab_mm.data import Preparation
+    from fedlab_mm.data.load import load
 
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Preparation) if hasattr(options, f.name)}
-    return api.load(options.name, options.root, **given)
+    return load(options.name, options.root, **given)
 
 
 def _describe(options: argparse.Namespace) -> int:
@@ -580,14 +587,14 @@ def _train_options(train: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(compare: argparse.ArgumentParser) -> None:
-    from fedlab_mm import api
+    from fedlab_mm.experiments.compare import BASELINES, CLICK_BASELINES
 
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
     compare.add_argument(
         "--baselines",
         nargs="*",
         help="simple rivals beside; one that takes a number: ease:200 "
-        f"[{' '.join(api.BASELINES)}; for clicks {', '.join(api.CLICK_BASELINES)}]",
+        f"[{' '.join(BASELINES)}; for clicks {', '.join(CLICK_BASELINES)}]",
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")
@@ -696,7 +703,7 @@ def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:
     """An option for every field of a Recipe, so that the two cannot drift apart."""
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import Recipe
 
     parser.add_argument("--root", help="the dataset's folder, or the one that holds it")
     group = parser.add_argument_group("recipe", "see help(fedlab_mm.Recipe); defaults in brackets")
@@ -721,7 +728,7 @@ def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_o
 
 
 def _fields_given(options: argparse.Namespace) -> dict[str, typing.Any]:
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import Recipe
 
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if hasattr(options, f.name)}
 

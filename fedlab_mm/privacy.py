@@ -30,7 +30,7 @@ from torch import Tensor
 
 from fedlab_mm.draws import keys, normals, uniforms
 from fedlab_mm.errors import FedlabError, whole_number
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 
 NOISE, ROWS = 1, 2  # salts
 ACCOUNTANTS = ("pld", "rdp")

@@ -116,3 +116,14 @@ def import_members(package: str, path: Sequence[str]) -> None:
     """Import every module of a package, so that its members register."""
     for module in pkgutil.iter_modules(list(path)):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def available() -> dict[str, list[str]]:
+    """Every family's registered names.
+
+    >>> available()["method"]
+    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
+    """
+    families = ["dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack"]
+    families += ["click backbone", "click method", "click baseline"]
+    return {family: names(family) for family in families}

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 
 
 class Backbone(nn.Module):

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from fedlab_mm.backbones.base import LinearBackbone, mean_square
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 
 

@@ -20,10 +20,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from fedlab_mm.api import load, train, tune
+from fedlab_mm.data.load import load
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
+from fedlab_mm.experiments.run import Run
+from fedlab_mm.experiments.train import train
+from fedlab_mm.experiments.tune import tune
 from fedlab_mm.files import put, shipped
-from fedlab_mm.records import ClickLog, Dataset, Recipe, Run
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog, Dataset
 from fedlab_mm.registry import lookup
 from fedlab_mm.version import versions
 

@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedlab_mm.api import BASELINES
 from fedlab_mm.evaluation import evaluate
+from fedlab_mm.experiments.compare import BASELINES
 from fedlab_mm.figures.base import BACKBONES, METRICS, Cells
 from fedlab_mm.plotting.ablation import plot_variants
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.reported import reported
 

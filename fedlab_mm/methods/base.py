@@ -26,7 +26,7 @@ from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
 

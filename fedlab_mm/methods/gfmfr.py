@@ -16,7 +16,7 @@ from fedlab_mm.fusion import Bank, Inputs, map_name
 from fedlab_mm.grouping import MOST
 from fedlab_mm.methods.base import Batch, Parameters, Part
 from fedlab_mm.methods.none import NoFusion
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.threads import lap, paced
 

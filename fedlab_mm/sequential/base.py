@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import ClickLog, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import lookup
 from fedlab_mm.sequential.layers import Linear, ReluFFN, Table
 from fedlab_mm.sequential.sequences import Windows

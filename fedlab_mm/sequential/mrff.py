@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.sequential.base import Plain
 from fedlab_mm.sequential.layers import Linear

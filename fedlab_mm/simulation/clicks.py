@@ -20,7 +20,8 @@ from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.methods.optimizers import LocalOptimizer
 from fedlab_mm.privacy import Guard
-from fedlab_mm.records import ClickLog, Recipe, RoundRecord
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog, RoundRecord
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.sequential.base import ClickModel, click_model
 from fedlab_mm.sequential.sequences import Sequences, Windows

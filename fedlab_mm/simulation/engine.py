@@ -18,7 +18,8 @@ from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.privacy import Guard, check
-from fedlab_mm.records import Dataset, Recipe, RoundRecord
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset, RoundRecord
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.groups import Groups, Uploads, groups_of
 from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
