@@ -297,9 +297,10 @@ def _searched(grids: Sequence[dict[str, list[typing.Any]]]) -> list[str]:
 
 def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     """Fields written as name=value,value; a value is read as its field is: a number, a name, or none."""
-    from fedlab_mm.recipe import Recipe
+    from fedlab_mm.recipe import owners_of_settings
 
-    hints, grid = typing.get_type_hints(Recipe), {}
+    hints = {n: typing.get_type_hints(owners[0][0])[n] for n, owners in owners_of_settings().items()}
+    grid = {}
     for text in fields:
         name, _, values = text.partition("=")
         if name in hints and typing.get_origin(hints[name]) is tuple:
@@ -702,35 +703,41 @@ def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False
 
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:
-    """An option for every field of a Recipe, so that the two cannot drift apart."""
-    from fedlab_mm.recipe import Recipe
+    """An option for every setting of a recipe, with what its class says of it, so that the two cannot drift apart."""
+    from fedlab_mm.recipe import owners_of_settings
+    from fedlab_mm.settings import family_of, told_of
 
     parser.add_argument("--root", help="the dataset's folder, or the one that holds it")
-    group = parser.add_argument_group("recipe", "see help(fedlab_mm.Recipe); defaults in brackets")
-    hints = typing.get_type_hints(Recipe)
-    for field in dataclasses.fields(Recipe):
-        if field.name in leave_out:
+    groups: dict[str, typing.Any] = {}
+    for name, owners in owners_of_settings().items():
+        if name in leave_out:
             continue
-        hint = hints[field.name]
+        readers = ", ".join(dict.fromkeys(reader for _, reader in owners))
+        group = groups.setdefault(readers, None) or parser.add_argument_group(readers, "defaults in brackets")
+        groups[readers] = group
+        owner = owners[0][0]
+        field = next(f for f in dataclasses.fields(owner) if f.name == name)
+        hint = typing.get_type_hints(owner)[name]
         if isinstance(hint, types.UnionType):
             hint = typing.get_args(hint)[0]
-        many = field.name in several or typing.get_origin(hint) is tuple
+        many = name in several or typing.get_origin(hint) is tuple
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
-        family = {"operators": "operator"}.get(field.name, field.name)
+        family = family_of(field) or {"operators": "operator"}.get(name, name)
         known = list(dict.fromkeys([*names(family), *names(f"click {family}")]))
+        told = told_of(owner).get(name, "").rstrip(".").replace("%", "%%")
         group.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            f"--{name.replace('_', '-')}",
             type=str if typing.get_origin(hint) is tuple else hint,
             nargs="+" if many else None,
             default=argparse.SUPPRESS,
-            help=f"{', '.join(known)} [{default}]" if known else f"[{default}]",
+            help="; ".join([told, *([f"there are {', '.join(known)}"] if known else [])]) + f" [{default}]",
         )
 
 
 def _fields_given(options: argparse.Namespace) -> dict[str, typing.Any]:
-    from fedlab_mm.recipe import Recipe
+    from fedlab_mm.recipe import owners_of_settings
 
-    return {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if hasattr(options, f.name)}
+    return {name: getattr(options, name) for name in owners_of_settings() if hasattr(options, name)}
 
 
 if __name__ == "__main__":

@@ -206,10 +206,10 @@ def _baseline(name: str) -> Any:
 def _labels(recipes: Sequence[Recipe]) -> list[str]:
     """backbone + method; among recipes that would read alike, also the fields in which they differ."""
     labels = [r.label for r in recipes]
-    for field in Recipe.__dataclass_fields__:
+    for field in dict.fromkeys(name for recipe in recipes for name in recipe.to_dict()):
         for label in {x for x in labels if labels.count(x) > 1}:
             alike = [n for n, x in enumerate(labels) if x == label]
-            values = [getattr(recipes[n], field) for n in alike]
+            values = [recipes[n].to_dict().get(field) for n in alike]
             if len(set(values)) > 1:
                 for n, value in zip(alike, values, strict=True):
                     text = " ".join(value) if isinstance(value, tuple) else value

@@ -77,11 +77,7 @@ class ClickEngine:
 
     def __init__(self, recipe: Recipe, data: ClickLog):
         self.recipe, self.data = recipe, data
-        if recipe.clip is not None or recipe.noise_multiplier or recipe.rows != "touched":
-            raise FedlabError(
-                "click prediction has one mechanism of privacy, noise: leave out clip, noise_multiplier and rows"
-            )
-        recipe.refuse_foreign(["click "])
+        recipe.refuse_foreign("clicks")
         self.device = device_of(recipe.device)
         self.model: ClickModel = click_model(recipe, data).to(self.device)
         self.sequences = Sequences(data, recipe.max_length, recipe.dtype)

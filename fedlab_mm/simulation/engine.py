@@ -119,7 +119,7 @@ class Engine:
 
     def __init__(self, recipe: Recipe, data: Dataset):
         self.recipe, self.data = recipe, data
-        recipe.refuse_foreign([""])
+        recipe.refuse_foreign("ranking")
         self.device = device_of(recipe.device)
         self.method = build_method(recipe, data)
         self.method.shared.to(self.device)
