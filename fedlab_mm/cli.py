@@ -176,7 +176,7 @@ def _compare(options: argparse.Namespace) -> int:
     from fedlab_mm.experiments.run import free_folder
     from fedlab_mm.experiments.tune import tune
     from fedlab_mm.recipe import Recipe
-    from fedlab_mm.records import ClickLog
+    from fedlab_mm.tasks import task_of
 
     for name in ("seeds", "search_seeds"):
         if getattr(options, name) < 1:
@@ -224,10 +224,7 @@ def _compare(options: argparse.Namespace) -> int:
         if beside is not None and beside == cache:
             shutil.rmtree(beside, ignore_errors=True)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
-    if isinstance(data, ClickLog):
-        targets = f"{int((data.interactions['split'] == 'test').sum())} test showings"
-    else:
-        targets = f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
+    targets = task_of(data).told_targets(data)
     say(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
         say(show(table).to_string())
@@ -251,17 +248,16 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
     from fedlab_mm.experiments.compare import paired
 
     rows = {}
-    clicks = "auc" in table.columns.get_level_values(0)
+    task = lookup("task", table.attrs["task"])()
     for recipe in recipes:
         base = recipe.but(method="none").label
         if recipe.method != "none" and {recipe.label, base} <= set(table.index):
             row: dict[tuple[str, str], str | float] = {}
-            for metric in ("auc", "logloss") if clicks else (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
-                for targets in ("all",) if clicks else ("all", "warm"):
-                    test = paired(table, recipe.label, base, metric, targets)
-                    row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
-                    row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
-                    row[f"{metric} {targets}", "p"] = round(test["p"], 4)
+            for metric, targets in task.tests(recipe):
+                test = paired(table, recipe.label, base, metric, targets)
+                row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
+                row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
+                row[f"{metric} {targets}", "p"] = round(test["p"], 4)
             rows[recipe.label] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -588,14 +584,12 @@ def _train_options(train: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(compare: argparse.ArgumentParser) -> None:
-    from fedlab_mm.experiments.compare import BASELINES, CLICK_BASELINES
-
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
     compare.add_argument(
         "--baselines",
         nargs="*",
         help="simple rivals beside; one that takes a number: ease:200 "
-        f"[{' '.join(BASELINES)}; for clicks {', '.join(CLICK_BASELINES)}]",
+        f"[{'; for clicks '.join(', '.join(lookup('task', name).rivals) for name in ('ranking', 'clicks'))}]",
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")

@@ -17,7 +17,7 @@ import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -98,6 +98,8 @@ class Dataset:
         tied: "valid" and "test" -> how many of their targets share their time with another interaction of their user,
             so that the order of item ids chose among them; only where there are any.
     """
+
+    task: ClassVar[str] = "ranking"
 
     name: str
     interactions: pd.DataFrame
@@ -205,6 +207,8 @@ class ClickLog:
         dropped: what was left out on the way in; about: licence, citation, source.
         truth: what was planted, for generated data; empty for real data.
     """
+
+    task: ClassVar[str] = "clicks"
 
     name: str
     interactions: pd.DataFrame
@@ -315,8 +319,6 @@ class Model(Protocol):
 
     @property
     def views(self) -> list[str]: ...
-    @property
-    def goal(self) -> str: ...
     def groups_of_users(self) -> np.ndarray | None: ...
     def predict(self, split: str) -> pd.DataFrame: ...
     def scores(self) -> torch.Tensor: ...

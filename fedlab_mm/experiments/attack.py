@@ -9,7 +9,7 @@ from fedlab_mm.attacks import Ledger, Scene
 from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.experiments.inputs import data_of
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.records import ClickLog, Dataset
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.loop import Loop
 
@@ -47,7 +47,7 @@ def attack(
     True
     """
     data = data_of(recipe, data)
-    if isinstance(data, ClickLog):
+    if data.task != "ranking":
         raise FedlabError(f"attacks ask which items a client has; {data.name} holds showings and clicks")
     method = lookup("attack", kind)
     rounds = whole_number("rounds", rounds)

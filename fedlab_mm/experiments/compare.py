@@ -1,16 +1,14 @@
 """Recipes beside each other and beside simple rivals: over seeds, and user by user."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks, paired_auc, paired_test
 from fedlab_mm.experiments.inputs import data_of
 from fedlab_mm.experiments.train import train
 from fedlab_mm.interrupts import Interrupted
@@ -18,11 +16,7 @@ from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import ClickLog, Dataset
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.engine import pace
-
-BASELINES = ("popularity", "itemknn", "ease")
-
-
-CLICK_BASELINES = ("rate", "user rate", "logistic", "trees")
+from fedlab_mm.tasks import Judged, Task, task_of
 
 
 def compare(
@@ -60,41 +54,25 @@ def compare(
         raise FedlabError("compare takes lists: compare([recipe], seeds=[0, 1, 2], …)")
     if not recipes or not len(seeds):
         raise FedlabError("compare needs at least one recipe and one seed")
-    if len({r.dataset for r in recipes}) > 1 or len({(r.k, r.ties) for r in recipes}) > 1:
-        raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
     world: Any = data_of(recipes[0], data)
-    clicks = isinstance(world, ClickLog)
-    if baselines is None:
-        baselines = CLICK_BASELINES if clicks else BASELINES
-    rivals = {name: lookup("click baseline", name)() if clicks else _baseline(name) for name in baselines}
+    task = task_of(world)
+    if len({r.dataset for r in recipes}) > 1 or len({task.yardstick(r) for r in recipes}) > 1:
+        raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
+    baselines = task.rivals if baselines is None else baselines
     labels = [label(recipe) or name for name, recipe in zip(_labels(recipes), recipes, strict=True)]
     for row in labels:
         if [*baselines, *labels].count(row) > 1:
             raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
-    k, ties = recipes[0].k, recipes[0].ties
     rows: dict[str, list[dict[str, float]]] = {}
     users: list[pd.DataFrame] = []
     valid: dict[str, float] = {}
 
-    def take(row: str, seed: int, blocks: Iterable[tuple[slice, torch.Tensor]]) -> None:
-        metrics, of_users = evaluate_blocks(blocks, world, "test", k, ties)
-        rows.setdefault(row, []).append(metrics)
-        warm = world.warm_I[of_users["target"]]
-        users.append(of_users.rename_axis("user").reset_index().assign(row=row, seed=seed, warm=warm))
+    def take(row: str, seed: int, judged: Judged) -> None:
+        rows.setdefault(row, []).append(judged.metrics)
+        users.append(judged.users.assign(row=row, seed=seed))
 
-    def take_clicks(row: str, seed: int, predicted: pd.DataFrame) -> None:
-        logit, click = predicted["logit"], predicted["click"]
-        rows.setdefault(row, []).append(evaluate_clicks(logit, click, predicted["user"]))
-        logloss = np.logaddexp(0, np.where(click > 0, -logit, logit))
-        users.append(predicted.assign(row=row, seed=seed, logloss=logloss))
-
-    for name, baseline in rivals.items():
-        if clicks:
-            shown = world.interactions[world.interactions["split"] == "test"][["user", "click"]].reset_index(drop=True)
-            take_clicks(name, 0, shown.assign(logit=baseline.predict(world, "test")))
-            continue
-        scores_UI = torch.as_tensor(baseline.scores(world))
-        take(name, 0, [(slice(0, world.n_users), scores_UI)])
+    for name in baselines:
+        take(name, 0, task.judge_rival(name, world, recipes[0]))
     for row, recipe in zip(labels, recipes, strict=True):
         best = []
         rows[row] = []
@@ -106,22 +84,18 @@ def compare(
                 continue
             except Interrupted as stopped:
                 finished = {name: results for name, results in rows.items() if results}
-                raise Interrupted(stopped.run, _compared(finished, users, valid) if users else None) from None
-            if clicks:
-                with pace(run.model, "evaluation on test"):
-                    take_clicks(row, seed, run.predictions())
-            else:
-                with pace(run.model, "evaluation on test"):
-                    take(row, seed, run.model.score_blocks())
+                raise Interrupted(stopped.run, _compared(task, finished, users, valid) if users else None) from None
+            with pace(run.model, "evaluation on test"):
+                take(row, seed, task.judge(run.model, "test"))
             best.append(run.best_valid)
         valid[row] = float(np.mean(best)) if best else np.nan
     if not users:
         raise AllDivergedError("compare: every run diverged; lower the learning rates (lr, shared_lr)")
-    return _compared(rows, users, valid)
+    return _compared(task, rows, users, valid)
 
 
 def _compared(
-    rows: Mapping[str, list[dict[str, float]]], users: list[pd.DataFrame], valid: Mapping[str, float]
+    task: Task, rows: Mapping[str, list[dict[str, float]]], users: list[pd.DataFrame], valid: Mapping[str, float]
 ) -> pd.DataFrame:
     table: dict[tuple[str, str], list[float]] = {}
     for metric in next(results[0] for results in rows.values() if results):
@@ -129,7 +103,7 @@ def _compared(
         table[metric, "mean"] = [float(v.mean()) if len(v) else np.nan for v in values]
         table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
     result = pd.DataFrame(table, index=list(rows))
-    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": dict(valid)}
+    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": dict(valid), "task": task.name}
     return result
 
 
@@ -154,21 +128,13 @@ def paired(table: pd.DataFrame, a: str, b: str, metric: str, targets: str = "all
     if "users" not in table.attrs:
         raise FedlabError("this table does not hold what each user got: give paired the table that compare returned")
     users: pd.DataFrame = table.attrs["users"]
-    metrics = ["auc", "logloss"] if "logit" in users else [str(c) for c in users if "@" in str(c)]
-    if metric not in metrics:
-        raise FedlabError(f"unknown metric '{metric}': there are: {', '.join(metrics)}")
+    task: Task = lookup("task", table.attrs.get("task", "ranking"))()
+    if metric not in task.by_user(users):
+        raise FedlabError(f"unknown metric '{metric}': there are: {', '.join(task.by_user(users))}")
     for row in (a, b):
         if row not in set(users["row"]):
             raise FedlabError(f"there is no row '{row}'; there are: {', '.join(table.index)}")
-    if "logit" in users and targets != "all":
-        raise FedlabError(f"targets='{targets}': showings are not told apart, take 'all'")
-    if metric == "auc":
-        return paired_auc(users[users["row"] == a], users[users["row"] == b])
-    if targets not in ("all", "warm", "cold"):
-        raise FedlabError(f"unknown targets '{targets}': there are: all, warm, cold")
-    chosen = users if targets == "all" else users[users["warm"] == (targets == "warm")]
-    means = chosen.groupby(["row", "user"])[metric].mean()
-    return paired_test((means[a] - means[b]).to_numpy())
+    return task.paired(users, a, b, metric, targets)
 
 
 def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
@@ -188,19 +154,6 @@ def show(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
             for m, sd in pairs
         ]
     return pd.DataFrame(text, index=table.index)
-
-
-def _baseline(name: str) -> Any:
-    family, _, number = name.partition(":")
-    member = lookup("baseline", family)
-    if not number:
-        return member()
-    try:
-        return member(float(number) if "." in number else int(number))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, FedlabError):
-            raise
-        raise FedlabError(f"baseline '{name}': '{number}' is not a number that {family} takes") from None
 
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:

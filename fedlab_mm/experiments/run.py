@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from fedlab_mm.data.load import load
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.experiments.inputs import engine_class
 from fedlab_mm.files import whole
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import SPLITS, ClickLog, Dataset, Model
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.state import read_tensors
+from fedlab_mm.tasks import task_of
 from fedlab_mm.threads import fixed
 from fedlab_mm.version import __version__, versions
 
@@ -66,10 +66,15 @@ class Run:
         n_bytes = sum(value.numel() * value.element_size() for value in self.last_state.values())
         return {
             "changed": ", ".join(f"{n}={v!r}" for n, v in changed.items()) or "nothing: the defaults",
-            "rounds": f"{self.rounds_done}, the best {self.best_round} (valid {self.model.goal} {self.best_valid:.4f})",
+            "rounds": f"{self.rounds_done}, the best {self.best_round} (valid {self.goal} {self.best_valid:.4f})",
             "test": ", ".join(f"{metric} {value:.4f}" for metric, value in self.test.items()),
             "size": f"{self.data.n_users:,} users, {self.data.n_items:,} items, {n_bytes / 1e6:.1f} MB of state",
         }
+
+    @property
+    def goal(self) -> str:
+        """The metric by which the best round was chosen, on validation."""
+        return task_of(self.data).goal(self.recipe)
 
     @property
     def best_valid(self) -> float:
@@ -77,7 +82,7 @@ class Run:
         if not self.best_round:
             return float("nan")
         h = self.history
-        at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == self.model.goal)
+        at_best = (h["round"] == self.best_round) & (h["split"] == "valid") & (h["metric"] == self.goal)
         return float(h.loc[at_best, "value"].iloc[0])
 
     @property
@@ -140,7 +145,7 @@ class Run:
         return top.assign(score=score)
 
     def _ranks(self) -> None:
-        if isinstance(self.data, ClickLog):
+        if self.data.task != "ranking":
             raise FedlabError(f"'{self.recipe.label}' predicts clicks and ranks nothing: see run.predictions")
 
     def groups(self) -> pd.Series | pd.DataFrame:
@@ -163,7 +168,7 @@ class Run:
         Raises:
             FedlabError: the run ranks items.
         """
-        if not isinstance(self.data, ClickLog):
+        if self.data.task != "clicks":
             raise FedlabError(f"'{self.recipe.label}' ranks items: see run.recommend and run.scores_UI")
         if split not in SPLITS:
             raise FedlabError(f"unknown split '{split}': there are: {', '.join(SPLITS)}")
@@ -303,7 +308,7 @@ def load_run(
             "computed from its state now may differ",
             stacklevel=2,
         )
-    engine: Engine = engine_class(recipe, data)(recipe, data)
+    engine: Engine = task_of(data).engine(recipe)(recipe, data)
     engine.load_state(best_state)
     return Run(recipe, data, history, test, best_round, engine, last_state, code)
 

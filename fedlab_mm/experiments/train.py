@@ -10,15 +10,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from fedlab_mm.errors import DivergedError, FedlabError
-from fedlab_mm.evaluation import evaluate_blocks, evaluate_clicks
 from fedlab_mm.experiments.cache import kept
-from fedlab_mm.experiments.inputs import check_cutoff, data_of, engine_class
+from fedlab_mm.experiments.inputs import data_of
 from fedlab_mm.experiments.run import Run
 from fedlab_mm.interrupts import Interrupted, patient
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import ClickLog, Dataset, Model, RoundRecord
 from fedlab_mm.simulation import Engine
 from fedlab_mm.simulation.engine import pace
+from fedlab_mm.tasks import task_of
 
 
 def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
@@ -40,40 +40,36 @@ def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run |
     [1, 2]
     """
     data = data_of(recipe, data)
-    check_cutoff(recipe, data)
+    task_of(data).check(recipe, data)
     return _rounds(_engine_of(recipe, data, resume), resume)
 
 
 def _engine_of(recipe: Recipe, data: Dataset | ClickLog, resume: Run | None) -> Engine:
     if resume is not None:
         _check_resume(recipe, data, resume)
-    engine: Engine = engine_class(recipe, data)(recipe, data)
+    engine: Engine = task_of(data).engine(recipe)(recipe, data)
     if resume is not None:
         engine.load_state(dict(resume.last_state))
     return engine
 
 
 def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
-    recipe = engine.recipe
-    waited, best = _waited(engine.goal, resume)
+    recipe, goal = engine.recipe, task_of(engine.data).goal(engine.recipe)
+    waited, best = _waited(goal, resume)
     while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):
         record = engine.step()
         if record.round % recipe.evaluate_every == 0 or record.round == recipe.rounds:
             metrics = metrics_of(engine, "valid")
             record = replace(record, metrics=metrics)
-            value = metrics[engine.goal]
+            value = metrics[goal]
             waited, best = (0, value) if value > best else (waited + 1, best)
         yield record
 
 
 def metrics_of(engine: Any, split: str) -> dict[str, float]:
-    """Of a split's targets: HR and NDCG of a ranking; AUC, LogLoss and GAUC of clicks."""
-    recipe, data = engine.recipe, engine.data
+    """Of a split's targets, as the task has them."""
     with pace(engine, f"evaluation on {split}"):
-        if isinstance(data, ClickLog):
-            predicted = engine.predict(split)
-            return evaluate_clicks(predicted["logit"], predicted["click"], predicted["user"])
-        return evaluate_blocks(engine.score_blocks(), data, split, recipe.k, recipe.ties)[0]
+        return task_of(engine.data).judge(engine, split).metrics
 
 
 def untrained(recipe: Recipe, data: Dataset | ClickLog | None = None) -> Model:
@@ -116,9 +112,9 @@ def train(
     history: list[pd.DataFrame] = [] if resume is None else [resume.history]
     best_round, best_value, best_state = 0, -1.0, None
     code = recipe.code  # now, for a member may be changed while this trains
-    check_cutoff(recipe, data)
+    task_of(data).check(recipe, data)
     engine = _engine_of(recipe, data, resume)
-    goal = engine.goal
+    goal = task_of(data).goal(recipe)
     if resume is not None:
         best_round, best_state = resume.best_round, resume.model.state() if resume.best_round else None
         if resume.best_round:

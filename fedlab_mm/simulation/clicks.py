@@ -73,8 +73,6 @@ class ClickEngine:
         FedlabError: a mechanism of privacy that does not cover these models.
     """
 
-    goal = "auc"  # by which the best round is chosen
-
     def __init__(self, recipe: Recipe, data: ClickLog):
         self.recipe, self.data = recipe, data
         recipe.refuse_foreign("clicks")

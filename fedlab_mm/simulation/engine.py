@@ -374,11 +374,6 @@ class Engine:
     def predict(self, split: str) -> pd.DataFrame:
         raise FedlabError("this model ranks items; of clicks it knows nothing")
 
-    @property
-    def goal(self) -> str:
-        """The metric by which the best round is chosen."""
-        return f"ndcg@{self.recipe.k}"
-
     def state(self) -> dict[str, Tensor]:
         """All that the next round depends on, by name, as copies on the CPU."""
         shared = {f"shared.{k}": v.detach().cpu().clone() for k, v in self.method.shared.state_dict().items()}

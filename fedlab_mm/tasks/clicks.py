@@ -1,18 +1,60 @@
 """Click prediction: will a user click what is shown?"""
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.evaluation import evaluate_clicks, paired_auc, paired_test
 from fedlab_mm.privacy import UploadNoise
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.settings import Settings, at_least, one_of, setting
-from fedlab_mm.tasks.base import Task
+from fedlab_mm.tasks.base import Judged, Task, rival_of
 
 
 @register("task", "clicks")
 class Clicks(Task):
-    prefix, what = "click ", "methods that predict clicks"
+    """Each showing of a split, clicked or not: AUC and LogLoss over all, GAUC over users."""
+
+    name = "clicks"
+    prefix, what, data = "click ", "methods that predict clicks", "showings and clicks"
     mechanism = UploadNoise
+    rivals = ("rate", "user rate", "logistic", "trees")
+
+    def goal(self, recipe: Recipe) -> str:
+        return "auc"
+
+    def judge(self, model: Any, split: str) -> Judged:
+        return self._judged(model.predict(split))
+
+    def judge_rival(self, name: str, data: Any, recipe: Recipe) -> Judged:
+        shown = data.interactions[data.interactions["split"] == "test"][["user", "click"]].reset_index(drop=True)
+        return self._judged(shown.assign(logit=rival_of("click baseline", name).predict(data, "test")))
+
+    def _judged(self, predicted: pd.DataFrame) -> Judged:
+        logit, click = predicted["logit"], predicted["click"]
+        logloss = np.logaddexp(0, np.where(click > 0, -logit, logit))
+        return Judged(evaluate_clicks(logit, click, predicted["user"]), predicted.assign(logloss=logloss))
+
+    def by_user(self, users: pd.DataFrame) -> list[str]:
+        return ["auc", "logloss"]
+
+    def tests(self, recipe: Recipe) -> list[tuple[str, str]]:
+        return [("auc", "all"), ("logloss", "all")]
+
+    def paired(self, users: pd.DataFrame, a: str, b: str, metric: str, targets: str) -> pd.Series:
+        if targets != "all":
+            raise FedlabError(f"targets='{targets}': showings are not told apart, take 'all'")
+        if metric == "auc":
+            return paired_auc(users[users["row"] == a], users[users["row"] == b])
+        means = users.groupby(["row", "user"])[metric].mean()
+        return paired_test((means[a] - means[b]).to_numpy())
+
+    def told_targets(self, data: Any) -> str:
+        return f"{int((data.interactions['split'] == 'test').sum())} test showings"
 
     @dataclass(frozen=True)
     class Params(Settings):

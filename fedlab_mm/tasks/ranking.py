@@ -1,18 +1,65 @@
 """Ranking: which items does a user want next?"""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.privacy import Mechanism
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.settings import POSITIVE, Settings, at_least, member_of, one_of, setting
-from fedlab_mm.tasks.base import Task
+from fedlab_mm.tasks.base import Judged, Task, check_targets, rival_of
 
 
 @register("task", "ranking")
 class Ranking(Task):
-    prefix, what = "", "methods that rank items"
+    """Each user's held-out item among all that it does not hold: HR and NDCG, over all targets, warm and cold ones."""
+
+    name = "ranking"
+    prefix, what, data = "", "methods that rank items", "items to rank"
     mechanism = Mechanism
+    rivals = ("popularity", "itemknn", "ease")
+
+    def check(self, recipe: Recipe, data: Any) -> None:
+        if recipe.k > data.n_items:
+            raise FedlabError(f"k={recipe.k}: {data.name} has only {data.n_items} items")
+
+    def yardstick(self, recipe: Recipe) -> Any:
+        return recipe.k, recipe.ties
+
+    def goal(self, recipe: Recipe) -> str:
+        return f"ndcg@{recipe.k}"
+
+    def judge(self, model: Any, split: str) -> Judged:
+        return self._judged(model.score_blocks(), model.data, split, model.recipe)
+
+    def judge_rival(self, name: str, data: Any, recipe: Recipe) -> Judged:
+        scores_UI = torch.as_tensor(rival_of("baseline", name).scores(data))
+        return self._judged([(slice(0, data.n_users), scores_UI)], data, "test", recipe)
+
+    def _judged(self, blocks: Iterable[tuple[slice, torch.Tensor]], data: Any, split: str, recipe: Recipe) -> Judged:
+        metrics, users = evaluate_blocks(blocks, data, split, recipe.k, recipe.ties)
+        return Judged(metrics, users.rename_axis("user").reset_index().assign(warm=data.warm_I[users["target"]]))
+
+    def by_user(self, users: pd.DataFrame) -> list[str]:
+        return [str(column) for column in users if "@" in str(column)]
+
+    def tests(self, recipe: Recipe) -> list[tuple[str, str]]:
+        return [(f"{metric}@{recipe.k}", targets) for metric in ("hr", "ndcg") for targets in ("all", "warm")]
+
+    def paired(self, users: pd.DataFrame, a: str, b: str, metric: str, targets: str) -> pd.Series:
+        check_targets(targets, ("all", "warm", "cold"))
+        chosen = users if targets == "all" else users[users["warm"] == (targets == "warm")]
+        means = chosen.groupby(["row", "user"])[metric].mean()
+        return paired_test((means[a] - means[b]).to_numpy())
+
+    def told_targets(self, data: Any) -> str:
+        return f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
 
     @dataclass(frozen=True)
     class Params(Settings):
