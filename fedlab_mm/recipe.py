@@ -171,7 +171,7 @@ class Recipe(Settings):
         now = [changes.get(family, getattr(self, family)) for family in ("backbone", "method")]
         kept = self.changed
         if now != [self.backbone, self.method]:
-            owners = (Recipe, *_owners(*now))
+            owners: list[type[Settings]] = [Recipe, *_owners(*now)]
             kept = {n: v for n, v in kept.items() if any(n in _fields(owner) for owner in owners)}
         return type(self)(**{**kept, **changes})
 
@@ -191,7 +191,7 @@ class Recipe(Settings):
         Raises:
             FedlabError: names the setting, and who reads it.
         """
-        owners = (Recipe, *_owners(self.backbone, self.method, (task,)))
+        owners: list[type[Settings]] = [Recipe, *_owners(self.backbone, self.method, (task,))]
         for name, value in self.changed.items():
             if not any(name in _fields(owner) for owner in owners):
                 raise FedlabError(self._foreign(name, value))
@@ -250,7 +250,7 @@ class Recipe(Settings):
 
 def defaults() -> dict[str, Any]:
     """Every setting of the package's own parts, with its default: what a recipe's changes are told against."""
-    owners = [Recipe]
+    owners: list[type[Settings]] = [Recipe]
     for owner, _ in _all_owners():
         if not is_foreign(owner):
             owners.append(owner)
