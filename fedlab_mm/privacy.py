@@ -246,8 +246,8 @@ class Guard:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Guard":
-        r = recipe
-        return cls(r.noise, r.clip, r.noise_multiplier, r.rows, r.row_epsilon, r.seed)
+        m = next((part for part in recipe.parts if isinstance(part, Mechanism)), Mechanism(noise=recipe.noise))
+        return cls(m.noise, m.clip, m.noise_multiplier, m.rows, m.row_epsilon, recipe.seed)
 
     @property
     def idle(self) -> bool:
