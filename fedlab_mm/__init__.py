@@ -8,29 +8,24 @@ from typing import TYPE_CHECKING, Any
 from fedlab_mm.version import __version__
 
 if TYPE_CHECKING:  # what `__getattr__` below gives at run time
-    from fedlab_mm.api import (
-        attack,
-        available,
-        compare,
-        count_parameters,
-        load,
-        load_run,
-        paired,
-        rounds,
-        show,
-        train,
-        tune,
-        untrained,
-    )
     from fedlab_mm.audit import audit
     from fedlab_mm.data.folder import save_dataset
     from fedlab_mm.data.frames import from_frames
+    from fedlab_mm.data.load import load
     from fedlab_mm.errors import DivergedError, FedlabError
     from fedlab_mm.evaluation import evaluate, evaluate_users, recommended
+    from fedlab_mm.experiments.attack import attack
+    from fedlab_mm.experiments.compare import compare, paired, show
+    from fedlab_mm.experiments.count import count_parameters
+    from fedlab_mm.experiments.run import Run, load_run
+    from fedlab_mm.experiments.train import rounds, train, untrained
+    from fedlab_mm.experiments.tune import tune
     from fedlab_mm.geometry import modality_gap
     from fedlab_mm.interrupts import Interrupted
     from fedlab_mm.privacy import epsilon, noise_multiplier
-    from fedlab_mm.records import ClickLog, Dataset, Recipe, RoundRecord, Run
+    from fedlab_mm.recipe import Recipe
+    from fedlab_mm.records import ClickLog, Dataset, RoundRecord
+    from fedlab_mm.registry import available
 
 __all__ = [
     "ClickLog",
@@ -70,12 +65,21 @@ _HOMES = {
     "audit": "audit",
     "data.folder": "save_dataset",
     "data.frames": "from_frames",
+    "data.load": "load",
     "errors": "DivergedError FedlabError",
     "evaluation": "evaluate evaluate_users recommended",
+    "experiments.attack": "attack",
+    "experiments.compare": "compare paired show",
+    "experiments.count": "count_parameters",
+    "experiments.run": "Run load_run",
+    "experiments.train": "rounds train untrained",
+    "experiments.tune": "tune",
     "geometry": "modality_gap",
     "interrupts": "Interrupted",
     "privacy": "epsilon noise_multiplier",
-    "records": "ClickLog Dataset Recipe RoundRecord Run",
+    "recipe": "Recipe",
+    "records": "ClickLog Dataset RoundRecord",
+    "registry": "available",
 }
 _HOME = {name: module for module, listed in _HOMES.items() for name in listed.split()}
 
@@ -94,7 +98,7 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         return _submodule(name)
-    value = getattr(importlib.import_module(f"fedlab_mm.{_HOME.get(name, 'api')}"), name)
+    value = getattr(importlib.import_module(f"fedlab_mm.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

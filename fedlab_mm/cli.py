@@ -30,7 +30,7 @@ from fedlab_mm.version import __version__, versions
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import Recipe
 
 QUICKSTART = "00_quickstart.ipynb"
 CELL_SECONDS = 1800
@@ -138,16 +138,18 @@ def _use(path: Path) -> None:
 def _train(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import Recipe, free_folder
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.run import free_folder, load_run
+    from fedlab_mm.experiments.train import train
+    from fedlab_mm.recipe import Recipe
 
     recipe = Recipe(**_fields_given(options))
     if options.out:
         free_folder(options.out)  # before the work is done, not after
-    data = api.load(recipe.dataset, options.root)
-    resume = api.load_run(options.resume, data) if options.resume else None
+    data = load(recipe.dataset, options.root)
+    resume = load_run(options.resume, data) if options.resume else None
     try:
-        run = api.train(recipe, data, resume=resume)
+        run = train(recipe, data, resume=resume)
     except DivergedError as error:
         if options.out and error.run is not None:
             say(f"the run up to round {error.round - 1} is in {error.run.save(options.out)}")
@@ -169,8 +171,12 @@ def _train(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import ClickLog, Recipe, free_folder
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.compare import compare, show
+    from fedlab_mm.experiments.run import free_folder
+    from fedlab_mm.experiments.tune import tune
+    from fedlab_mm.recipe import Recipe
+    from fedlab_mm.tasks import task_of
 
     for name in ("seeds", "search_seeds"):
         if getattr(options, name) < 1:
@@ -190,16 +196,16 @@ def _compare(options: argparse.Namespace) -> int:
     cache = Path(options.cache) if options.cache else beside
     if cache:
         free_folder(cache / "run")  # before the work is done, not after
-    data = api.load(recipes[0].dataset, options.root)
+    data = load(recipes[0].dataset, options.root)
     if grids:
         places = [options.folder and Path(options.folder) / f"{r.backbone}-{r.method}" for r in recipes]
         tried = range(options.search_seeds)
         for n, (r, place) in enumerate(zip(recipes, places, strict=True)):
             own = [{name: values for name, values in grid.items() if name in r.settings} for grid in grids]
             if own := [grid for grid in own if grid]:  # what a method does not read is not searched for it
-                recipes[n] = api.tune(r, own, data, place, seeds=tried)
+                recipes[n] = tune(r, own, data, place, seeds=tried)
     try:
-        table = api.compare(
+        table = compare(
             recipes,
             range(options.seeds),
             data,
@@ -218,13 +224,10 @@ def _compare(options: argparse.Namespace) -> int:
         if beside is not None and beside == cache:
             shutil.rmtree(beside, ignore_errors=True)
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
-    if isinstance(data, ClickLog):
-        targets = f"{int((data.interactions['split'] == 'test').sum())} test showings"
-    else:
-        targets = f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
+    targets = task_of(data).told_targets(data)
     say(f"\n{data.name}: {targets}; mean ± sd over {seeds}\n")
     with pd.option_context("display.width", 200):
-        say(api.show(table).to_string())
+        say(show(table).to_string())
         if grids:
             rows = [{n: str(getattr(r, n)) for n in _searched(grids)} for r in recipes]
             chosen = pd.DataFrame(rows, [r.label for r in recipes])
@@ -242,20 +245,19 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
     """What a method gains each backbone over `none`, with interval and p-value, where both were compared."""
     import pandas as pd
 
-    from fedlab_mm import api
+    from fedlab_mm.experiments.compare import paired
 
     rows = {}
-    clicks = "auc" in table.columns.get_level_values(0)
+    task = lookup("task", table.attrs["task"])()
     for recipe in recipes:
         base = recipe.but(method="none").label
         if recipe.method != "none" and {recipe.label, base} <= set(table.index):
             row: dict[tuple[str, str], str | float] = {}
-            for metric in ("auc", "logloss") if clicks else (f"hr@{recipe.k}", f"ndcg@{recipe.k}"):
-                for targets in ("all",) if clicks else ("all", "warm"):
-                    test = api.paired(table, recipe.label, base, metric, targets)
-                    row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
-                    row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
-                    row[f"{metric} {targets}", "p"] = round(test["p"], 4)
+            for metric, targets in task.tests(recipe):
+                test = paired(table, recipe.label, base, metric, targets)
+                row[f"{metric} {targets}", "difference"] = round(test["difference"], 3)
+                row[f"{metric} {targets}", "95 %"] = f"{test['low']:+.3f} {test['high']:+.3f}"
+                row[f"{metric} {targets}", "p"] = round(test["p"], 4)
             rows[recipe.label] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -263,17 +265,18 @@ def _against_none(recipes: "Sequence[Recipe]", table: "pd.DataFrame") -> "pd.Dat
 def _tune(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from fedlab_mm import api
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.data.load import load
+    from fedlab_mm.experiments.tune import tune
+    from fedlab_mm.recipe import Recipe
 
     if options.search_seeds < 1:
         raise FedlabError(f"search_seeds={options.search_seeds}: must be at least 1")
     recipe = Recipe(**_fields_given(options))
     grids = [_grid(g) for g in options.grid]
-    data = api.load(recipe.dataset, options.root)
+    data = load(recipe.dataset, options.root)
     seeds = None if options.search_seeds == 1 else range(options.search_seeds)
     try:
-        best = api.tune(recipe, grids, data, options.folder, seeds=seeds)
+        best = tune(recipe, grids, data, options.folder, seeds=seeds)
     except KeyboardInterrupt:
         told = f"interrupted; the settings tried so far are in {options.folder}"
         return _failed(f"{told}; to go on: {_go_on(options)}", 130)
@@ -290,9 +293,10 @@ def _searched(grids: Sequence[dict[str, list[typing.Any]]]) -> list[str]:
 
 def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
     """Fields written as name=value,value; a value is read as its field is: a number, a name, or none."""
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import owners_of_settings
 
-    hints, grid = typing.get_type_hints(Recipe), {}
+    hints = {n: typing.get_type_hints(owners[0][0])[n] for n, owners in owners_of_settings().items()}
+    grid = {}
     for text in fields:
         name, _, values = text.partition("=")
         if name in hints and typing.get_origin(hints[name]) is tuple:
@@ -309,11 +313,11 @@ def _grid(fields: Sequence[str]) -> dict[str, list[typing.Any]]:
 
 
 def _loaded(options: argparse.Namespace) -> typing.Any:
-    from fedlab_mm import api
     from fedlab_mm.data import Preparation
+    from fedlab_mm.data.load import load
 
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(Preparation) if hasattr(options, f.name)}
-    return api.load(options.name, options.root, **given)
+    return load(options.name, options.root, **given)
 
 
 def _describe(options: argparse.Namespace) -> int:
@@ -580,14 +584,12 @@ def _train_options(train: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(compare: argparse.ArgumentParser) -> None:
-    from fedlab_mm import api
-
     compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
     compare.add_argument(
         "--baselines",
         nargs="*",
         help="simple rivals beside; one that takes a number: ease:200 "
-        f"[{' '.join(api.BASELINES)}; for clicks {', '.join(api.CLICK_BASELINES)}]",
+        f"[{'; for clicks '.join(', '.join(lookup('task', name).rivals) for name in ('ranking', 'clicks'))}]",
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")
@@ -695,35 +697,41 @@ def _add_grid(parser: argparse.ArgumentParser, text: str, required: bool = False
 
 
 def _add_recipe(parser: argparse.ArgumentParser, several: Sequence[str], leave_out: Sequence[str] = ()) -> None:
-    """An option for every field of a Recipe, so that the two cannot drift apart."""
-    from fedlab_mm.records import Recipe
+    """An option for every setting of a recipe, with what its class says of it, so that the two cannot drift apart."""
+    from fedlab_mm.recipe import owners_of_settings
+    from fedlab_mm.settings import family_of, told_of
 
     parser.add_argument("--root", help="the dataset's folder, or the one that holds it")
-    group = parser.add_argument_group("recipe", "see help(fedlab_mm.Recipe); defaults in brackets")
-    hints = typing.get_type_hints(Recipe)
-    for field in dataclasses.fields(Recipe):
-        if field.name in leave_out:
+    groups: dict[str, typing.Any] = {}
+    for name, owners in owners_of_settings().items():
+        if name in leave_out:
             continue
-        hint = hints[field.name]
+        readers = ", ".join(dict.fromkeys(reader for _, reader in owners))
+        group = groups.setdefault(readers, None) or parser.add_argument_group(readers, "defaults in brackets")
+        groups[readers] = group
+        owner = owners[0][0]
+        field = next(f for f in dataclasses.fields(owner) if f.name == name)
+        hint = typing.get_type_hints(owner)[name]
         if isinstance(hint, types.UnionType):
             hint = typing.get_args(hint)[0]
-        many = field.name in several or typing.get_origin(hint) is tuple
+        many = name in several or typing.get_origin(hint) is tuple
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
-        family = {"operators": "operator"}.get(field.name, field.name)
+        family = family_of(field) or {"operators": "operator"}.get(name, name)
         known = list(dict.fromkeys([*names(family), *names(f"click {family}")]))
+        told = told_of(owner).get(name, "").rstrip(".").replace("%", "%%")
         group.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            f"--{name.replace('_', '-')}",
             type=str if typing.get_origin(hint) is tuple else hint,
             nargs="+" if many else None,
             default=argparse.SUPPRESS,
-            help=f"{', '.join(known)} [{default}]" if known else f"[{default}]",
+            help="; ".join([told, *([f"there are {', '.join(known)}"] if known else [])]) + f" [{default}]",
         )
 
 
 def _fields_given(options: argparse.Namespace) -> dict[str, typing.Any]:
-    from fedlab_mm.records import Recipe
+    from fedlab_mm.recipe import owners_of_settings
 
-    return {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if hasattr(options, f.name)}
+    return {name: getattr(options, name) for name in owners_of_settings() if hasattr(options, name)}
 
 
 if __name__ == "__main__":

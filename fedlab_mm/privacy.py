@@ -30,12 +30,48 @@ from torch import Tensor
 
 from fedlab_mm.draws import keys, normals, uniforms
 from fedlab_mm.errors import FedlabError, whole_number
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, one_of, setting
 
 NOISE, ROWS = 1, 2  # salts
 ACCOUNTANTS = ("pld", "rdp")
 SAMPLINGS = ("poisson", "fixed")
 MOST_NOISE = 10_000.0
+
+
+@dataclass(frozen=True)
+class UploadNoise(Settings):
+    """The mechanism that every task knows.
+
+    Attributes:
+        noise: variance of the Gaussian noise that a client adds to every number it uploads.
+    """
+
+    noise: float = setting(0.0, NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
+class Mechanism(UploadNoise):
+    """The mechanisms of clients that upload rows of items.
+
+    Attributes:
+        clip: the bound on the length of a client's whole upload; None for none.
+        noise_multiplier: of the server's noise, deviation over sensitivity: client-level differential privacy.
+        rows: which rows a client sends: "touched", "all", or "flipped", the truth about each row told with probability
+            e^ε / (1 + e^ε) only.
+        row_epsilon: that ε.
+    """
+
+    clip: float | None = setting(None, POSITIVE)
+    noise_multiplier: float = setting(0.0, NOT_NEGATIVE)
+    rows: str = setting("touched", one_of("touched", "all", "flipped"))
+    row_epsilon: float | None = setting(None, POSITIVE)
+
+    def check(self) -> None:
+        if (self.rows == "flipped") != (self.row_epsilon is not None):
+            raise FedlabError(
+                f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
+            )
 
 
 def epsilon(
@@ -210,8 +246,8 @@ class Guard:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Guard":
-        r = recipe
-        return cls(r.noise, r.clip, r.noise_multiplier, r.rows, r.row_epsilon, r.seed)
+        m = next((part for part in recipe.parts if isinstance(part, Mechanism)), Mechanism(noise=recipe.noise))
+        return cls(m.noise, m.clip, m.noise_multiplier, m.rows, m.row_epsilon, recipe.seed)
 
     @property
     def idle(self) -> bool:

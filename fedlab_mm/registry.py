@@ -18,7 +18,7 @@ from fedlab_mm.provenance import is_foreign, what_runs
 T = TypeVar("T")
 
 _FAMILIES: dict[str, dict[str, Any]] = {}
-_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential simulation".split()
+_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential simulation tasks".split()
 _LATER = {"figure": "figures"}  # they bring matplotlib
 _imported: set[str] = set()
 
@@ -116,3 +116,14 @@ def import_members(package: str, path: Sequence[str]) -> None:
     """Import every module of a package, so that its members register."""
     for module in pkgutil.iter_modules(list(path)):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def available() -> dict[str, list[str]]:
+    """Every family's registered names.
+
+    >>> available()["method"]
+    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
+    """
+    families = ["dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack"]
+    families += ["click backbone", "click method", "click baseline"]
+    return {family: names(family) for family in families}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fedlab_mm as fl
-from fedlab_mm import api
 from fedlab_mm.evaluation import evaluate_split
+from fedlab_mm.experiments import train
 from tests.conftest import tiny
 
 
@@ -208,7 +208,7 @@ def test_a_bar_shows_round_loss_and_metric(world, recipe, capsys):
 
 def test_a_cached_run_is_read_back_not_trained_again(world, recipe, tmp_path, monkeypatch):
     first = fl.train(recipe, world, progress=False, cache=tmp_path)
-    monkeypatch.setattr(api, "_engine_of", None)  # training again would call it
+    monkeypatch.setattr(train, "_engine_of", None)  # training again would call it
     again = fl.train(recipe, world, progress=False, cache=tmp_path)
     assert again.test == first.test and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(TypeError):

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import fedlab_mm as fl
-from fedlab_mm import api, cli
+from fedlab_mm import cli
 from fedlab_mm.interrupts import Interrupted
+from fedlab_mm.registry import lookup
 from tests.test_cli import FAST, NOWHERE, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +26,7 @@ def ctrl_c_in(monkeypatch):
     """Ctrl-C comes while a round of this number is under way, counted over all that is trained."""
 
     def arrange(*rounds):
-        step, done = api.engine_class(fl.Recipe(), fl.load("toy")).step, []
+        step, done = lookup("engine", "stacked").step, []
 
         def pressed(engine):
             done.append(engine)
@@ -33,7 +34,7 @@ def ctrl_c_in(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             return step(engine)
 
-        monkeypatch.setattr(api.engine_class(fl.Recipe(), fl.load("toy")), "step", pressed)
+        monkeypatch.setattr(lookup("engine", "stacked"), "step", pressed)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield arrange
@@ -54,7 +55,7 @@ def test_ctrl_c_keeps_the_whole_rounds_and_the_run_goes_on(world, recipe, ctrl_c
 
 def test_a_second_ctrl_c_ends_at_once(world, recipe, monkeypatch, ctrl_c_in):
     ctrl_c_in(2)
-    monkeypatch.setattr(api, "_metrics", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("fedlab_mm.experiments.train.metrics_of", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         fl.train(recipe.but(evaluate_every=9), world, progress=False)
     assert not isinstance(caught.value, Interrupted)
@@ -153,7 +154,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(capsys, tmp_path
         raise AssertionError("it began to work")
 
     for name in ("train", "compare"):
-        monkeypatch.setattr(api, name, worked)
+        monkeypatch.setattr(f"fedlab_mm.experiments.{name}.{name}", worked)
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
     known = {"folder": str(tmp_path), "notebook": str(tmp_path / "n.ipynb")}
     code, _, err = run(capsys, *(a.format(**known) for a in arguments))
@@ -176,7 +177,7 @@ def test_an_error_of_the_system_without_a_file_is_one_line(capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(api, "load", full)
+    monkeypatch.setattr("fedlab_mm.data.load.load", full)
     code, _, err = run(capsys, "data", "describe", "toy")
     assert (code, err) == (2, "fedlab-mm: No space left on device\n")
 
@@ -220,9 +221,10 @@ def test_a_polite_end_from_outside_keeps_what_ctrl_c_keeps(tmp_path):
     """SIGTERM, as a scheduler sends it before it kills."""
     code = (
         "import signal, sys\n"
-        "from fedlab_mm import api, cli\n"
+        "from fedlab_mm import cli\n"
+        "from fedlab_mm.registry import lookup\n"
         "import fedlab_mm as fl\n"
-        "E = api.engine_class(fl.Recipe(), fl.load('toy')); step = E.step\n"
+        "E = lookup('engine', 'stacked'); step = E.step\n"
         "def pressed(self):\n    signal.raise_signal(signal.SIGTERM)\n    return step(self)\n"
         "E.step = pressed\n"
         f"sys.exit(cli.main(['train', '--rounds', '3', '--dim', '4', '--out', {str(tmp_path / 'run')!r}]))\n"

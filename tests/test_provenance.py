@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import fedlab_mm as fl
-from fedlab_mm import api, registry
+from fedlab_mm import registry
+from fedlab_mm.experiments import cache
 from fedlab_mm.provenance import code_behind, what_runs
 
 OPERATOR = '''
@@ -158,7 +159,7 @@ def test_a_finished_run_is_read_from_a_cache_that_cannot_be_written(world, recip
     def refused(folder):
         raise fl.FedlabError(f"{folder} cannot be written")
 
-    monkeypatch.setattr(api, "free_folder", refused)
+    monkeypatch.setattr(cache, "free_folder", refused)
     assert torch.equal(fl.train(recipe, world, progress=False, cache=tmp_path).scores_UI, first.scores_UI)
     with pytest.raises(fl.FedlabError, match="cannot be written"):
         fl.train(recipe.but(seed=1), world, progress=False, cache=tmp_path)
@@ -189,9 +190,9 @@ def test_a_run_of_other_code_says_so(world, fused, tmp_path):
 
 
 def test_another_version_of_the_package_has_other_keys(world, recipe, monkeypatch):
-    before = api._key(recipe, world)
-    monkeypatch.setattr(api, "__version__", "9.9.9")
-    assert api._key(recipe, world) != before
+    before = cache._key(recipe, world)
+    monkeypatch.setattr(cache, "__version__", "9.9.9")
+    assert cache._key(recipe, world) != before
 
 
 # Data

@@ -1,9 +1,13 @@
 """A recipe takes what its backbone and method read, and refuses the rest by name."""
 
+import json
+
 import pytest
 
 import fedlab_mm as fl
+from fedlab_mm.recipe import defaults, owners_of_settings
 from fedlab_mm.registry import names
+from fedlab_mm.settings import told_of
 from tests.conftest import but
 from tests.test_provenance import families  # noqa: F401
 
@@ -17,7 +21,7 @@ from tests.test_provenance import families  # noqa: F401
         ),
         ({"gate": "random"}, "gate='random': .* it is a setting of click method 'mrff'"),
         ({"max_length": 9}, "max_length=9: .* it is a setting of methods that predict clicks"),
-        ({"alpha": 5}, "alpha=5.0: 'fcf \\+ fedvlr' does not read it; it is a setting of backbone 'fedrap'"),
+        ({"alpha": 5}, "alpha=5: 'fcf \\+ fedvlr' does not read it; it is a setting of backbone 'fedrap'"),
         (
             {"method": "none", "distill": 1.0},
             "distill=1.0: 'fcf \\+ none' does not read it; it is .* 'gfmfr'",
@@ -57,44 +61,59 @@ def test_what_the_former_method_read_goes_back_to_its_default():
 
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize("backbone", names("backbone"))
-def test_what_is_read_is_what_is_declared(world, backbone, method):
-    """A field that neither is said to read is not looked at, not even to be passed on."""
-    asked = set()
-
-    class Watched(fl.Recipe):
-        def __getattribute__(self, name):
-            asked.add(name)
-            return super().__getattribute__(name)
-
-        # What asks for every field, and decides nothing by it:
-        code = ""
-        refuse_foreign = but = lambda self, *_, **__: self
-        __hash__, __eq__ = object.__hash__, object.__eq__
-
-    recipe = Watched(backbone=backbone, method=method, dim=4, k=5, rounds=1)
-    asked.clear()
+def test_nothing_is_read_that_is_not_declared(world, backbone, method):
+    """What neither declares the recipe does not have, so training would say so."""
+    recipe = fl.Recipe(backbone=backbone, method=method, dim=4, k=5, rounds=1)
     fl.train(recipe, world, progress=False)
-    own = {"alpha", "beta", "groups", "grouping", "clustering", "distill", "fit_epochs"}
-    assert not (asked & own) - recipe.settings
+    for foreign in {"alpha", "groups", "distill", "heads", "gate"} - recipe.settings:
+        with pytest.raises(AttributeError, match=f"{foreign}: .* does not read it; it is a setting of"):
+            getattr(recipe, foreign)
 
 
-def test_a_member_of_yours_may_read_anything_of_its_task(families):  # noqa: F811
+def test_a_member_of_yours_brings_settings_of_its_own(families, tmp_path):  # noqa: F811
+    from dataclasses import dataclass
+
     from fedlab_mm.backbones import LinearBackbone
     from fedlab_mm.registry import register
+    from fedlab_mm.settings import POSITIVE, Settings, setting
 
-    @register("backbone", "free")
-    class Free(LinearBackbone):
-        pass
+    @register("backbone", "mine")
+    class Mine(LinearBackbone):
+        @dataclass(frozen=True)
+        class Params(Settings):
+            """
+            Attributes:
+                warmth: how warm.
+            """
 
-    @register("backbone", "strict")
-    class Strict(LinearBackbone):
-        settings = ("alpha",)
+            warmth: float = setting(2.0, POSITIVE)
 
-    assert fl.Recipe(backbone="free", alpha=3.0, beta=2.0).changed["beta"] == 2.0
-    with pytest.raises(fl.FedlabError, match="heads=2"):
-        fl.Recipe(backbone="free", heads=2)
-    with pytest.raises(fl.FedlabError, match=r"beta=2\.0: 'strict"):
-        fl.Recipe(backbone="strict", alpha=3.0, beta=2.0)
+    recipe = fl.Recipe(backbone="mine", warmth=3)
+    assert recipe.warmth == 3.0 and recipe.changed == {"backbone": "mine", "warmth": 3.0}
+    assert fl.Recipe.from_json(recipe.to_json()) == recipe and recipe.but(warmth=2.0) == fl.Recipe(backbone="mine")
+    assert "warmth" in dir(recipe) and recipe.but(backbone="fcf") == fl.Recipe()
+    with pytest.raises(fl.FedlabError, match=r"warmth=-1\.0: must be a positive number"):
+        recipe.but(warmth=-1)
+    with pytest.raises(
+        fl.FedlabError, match=r"warmth=3: 'fcf \+ fedvlr' does not read it; it is a setting of backbone 'mine'"
+    ):
+        fl.Recipe(warmth=3)
+    with pytest.raises(fl.FedlabError, match=r"alpha=1: 'mine \+ fedvlr' does not read it"):
+        recipe.but(alpha=1)
+
+
+def test_every_setting_says_what_it_is():
+    for name, owners in owners_of_settings().items():
+        for owner, _ in owners:
+            assert told_of(owner).get(name), f"{owner.__qualname__} says nothing of {name}"
+
+
+def test_a_recipe_of_before_is_read():
+    """It held the settings of all parts, those that meant nothing to it at the defaults of then."""
+    kept = {**defaults(), "method": "none", "distill": 0.3, "heads": 1, "lr": 0.5}
+    assert fl.Recipe.from_json(json.dumps(kept)) == fl.Recipe(method="none", lr=0.5)
+    with pytest.raises(fl.FedlabError, match="a Recipe has no colour"):
+        fl.Recipe.from_json(json.dumps({**kept, "colour": 1}))
 
 
 @pytest.mark.parametrize("seed", [2**64, 2**70])

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import fedlab_mm as fl
-from fedlab_mm import api
 from fedlab_mm.evaluation import paired_test
+from fedlab_mm.experiments import tune
 
 GRID = {"lr": [0.1, 1e12, 0.5], "operators": [("sum",), ("gate",)]}
 
@@ -28,7 +28,7 @@ def test_tune_returns_the_setting_that_validates_best(world, quick):
 
 def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
     whole = fl.tune(quick, GRID, world, progress=False)
-    trained, train = [], api.train
+    trained, train = [], tune.train
 
     def until_the_third(recipe, *rest, **more):
         trained.append(recipe)
@@ -36,7 +36,7 @@ def test_a_search_goes_on_where_it_stopped(world, quick, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return train(recipe, *rest, **more)
 
-    monkeypatch.setattr(api, "train", until_the_third)
+    monkeypatch.setattr(tune, "train", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         fl.tune(quick, GRID, world, tmp_path / "s", progress=False)
     assert len(pd.read_csv(tmp_path / "s" / "tuning.csv")) == 2

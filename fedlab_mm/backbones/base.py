@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.settings import Settings
 
 
 class Backbone(nn.Module):
@@ -25,8 +26,7 @@ class Backbone(nn.Module):
         lr: learning rate that suits its loss and depth, where a recipe leaves lr and shared_lr open, under SGD;
             shared_lr: of what is shared, if that is another.
         decay: (per round, per step): what learning rates are multiplied by, again and again.
-        settings: the fields of a recipe that it reads and others do not; one of yours that declares none may be given
-            those of any.
+        Params: the class of its own settings; a recipe of it has them.
     """
 
     private: ClassVar[frozenset[str]] = frozenset()
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     lr: ClassVar[float] = 1.0
     shared_lr: ClassVar[float | None] = None
     decay: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    settings: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[Settings]] = Settings
 
     item_width: int  # width of a row of its item table
 

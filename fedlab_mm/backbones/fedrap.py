@@ -1,12 +1,14 @@
 """FedRAP: Li, Long and Zhou, "Federated Recommendation with Additive Personalization", ICLR 2024."""
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from fedlab_mm.backbones.base import LinearBackbone, mean_square
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
+from fedlab_mm.settings import NOT_NEGATIVE, Settings, setting
 
 
 @register("backbone", "fedrap")
@@ -26,10 +28,20 @@ class FedRAP(LinearBackbone):
     Under FedMR, P is added to the ID embedding, before fusion; where the server fuses, to the fused item.
     """
 
+    @dataclass(frozen=True)
+    class Params(Settings):
+        """
+        Attributes:
+            alpha: weight of MSE(personal, common), which is subtracted.
+            beta: weight of L1(common).
+        """
+
+        alpha: float = setting(0.1, NOT_NEGATIVE)
+        beta: float = setting(0.1, NOT_NEGATIVE)
+
     aggregation = "equal"
     personal_table = True
     decay = (0.97, 0.95)
-    settings = ("alpha", "beta")
 
     def penalty(self, common_NW: Tensor, personal_NW: Tensor, share_N: Tensor, recipe: Recipe, round: int) -> Tensor:
         ramp = math.tanh(round / 10)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fedlab_mm.figures.base import BACKBONES, Cells
 from fedlab_mm.figures.comparison import SHOWN, reported_cells
 from fedlab_mm.plotting.ablation import plot_sampling, plot_variants
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 
 

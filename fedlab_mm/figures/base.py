@@ -5,7 +5,6 @@ all recipes, seeds and grids; the data's hash; versions). Whether a figure still
 from these without measuring anything: the recipes in the JSON are compared with those in the code.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -20,10 +19,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from fedlab_mm.api import load, train, tune
+from fedlab_mm.data.load import load
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
+from fedlab_mm.experiments.run import Run
+from fedlab_mm.experiments.train import train
+from fedlab_mm.experiments.tune import tune
 from fedlab_mm.files import put, shipped
-from fedlab_mm.records import ClickLog, Dataset, Recipe, Run
+from fedlab_mm.recipe import Recipe, defaults
+from fedlab_mm.records import ClickLog, Dataset
 from fedlab_mm.registry import lookup
 from fedlab_mm.version import versions
 
@@ -107,12 +110,8 @@ def tuned(
 
 def as_settings(recipes: Mapping[str, Recipe]) -> dict[str, Any]:
     """Recipes as JSON holds them: the defaults once, and what each has of its own."""
-    defaults = dataclasses.asdict(Recipe())
-    own = {
-        name: {field: value for field, value in dataclasses.asdict(recipe).items() if value != defaults[field]}
-        for name, recipe in recipes.items()
-    }
-    return {"defaults": defaults, "recipes": own}
+    own = {name: recipe.changed for name, recipe in recipes.items()}
+    return {"defaults": defaults(), "recipes": own}
 
 
 def measured(

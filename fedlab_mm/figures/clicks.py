@@ -8,11 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from fedlab_mm.api import compare, paired, rounds
 from fedlab_mm.evaluation import evaluate_clicks
+from fedlab_mm.experiments.compare import compare, paired
+from fedlab_mm.experiments.train import rounds
 from fedlab_mm.figures.base import Exhibit, as_settings, tuned
 from fedlab_mm.plotting.clicks import plot_clicks, plot_shares, plot_sizes, plot_sweeps
-from fedlab_mm.records import ClickLog, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import register
 from fedlab_mm.reported import reported
 from fedlab_mm.sequential import count_click_parameters

@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedlab_mm.api import BASELINES
 from fedlab_mm.evaluation import evaluate
 from fedlab_mm.figures.base import BACKBONES, METRICS, Cells
 from fedlab_mm.plotting.ablation import plot_variants
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.reported import reported
+from fedlab_mm.tasks.ranking import Ranking
 
 SHOWN = ("hr@50", "ndcg@50")
 METHODS = ("none", "mlp", "fedvlr", "fedmr")
@@ -53,7 +54,7 @@ def plot_compared(table: pd.DataFrame, reported: pd.DataFrame | None = None) -> 
 def centralised(data: Dataset) -> pd.DataFrame:
     """A row for each baseline that sees all interactions in one place."""
     rows = []
-    for name in BASELINES:
+    for name in Ranking.rivals:
         scores_UI = lookup("baseline", name)().scores(data)
         found = evaluate(scores_UI, data.target_U("test"), data.train, warm_I=data.warm_I)
         rows.append({"backbone": name, "method": "centralised", **{m: found[m] for m in METRICS}})

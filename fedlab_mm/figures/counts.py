@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedlab_mm.api import count_parameters
+from fedlab_mm.experiments.count import count_parameters
 from fedlab_mm.figures.base import BACKBONES, Exhibit, as_settings
 from fedlab_mm.plotting.reported import plot_counts
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 from fedlab_mm.reported import reported
 

@@ -7,11 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedlab_mm import plotting
-from fedlab_mm.api import train, untrained
 from fedlab_mm.errors import AllDivergedError
+from fedlab_mm.experiments.run import Run
+from fedlab_mm.experiments.train import train, untrained
 from fedlab_mm.figures.base import GRID, Exhibit, as_settings, tuned
 from fedlab_mm.geometry import modality_gap
-from fedlab_mm.records import Dataset, Recipe, Run
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 SHOWN = (0, 42)  # the paper's two users

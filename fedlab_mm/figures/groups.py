@@ -11,7 +11,8 @@ from fedlab_mm.data.hide import hide
 from fedlab_mm.figures.base import GRID, Cells, Exhibit, as_settings, measured, tuned
 from fedlab_mm.figures.comparison import centralised, plot_compared
 from fedlab_mm.plotting.ablation import plot_changes, plot_sampling
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 WRAPPED = ("fedavg", "fedncf", "pfedrec", "fedrap")

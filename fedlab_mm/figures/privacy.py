@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from fedlab_mm import plotting, privacy
-from fedlab_mm.api import attack, tune
+from fedlab_mm.experiments.attack import attack
+from fedlab_mm.experiments.tune import tune
 from fedlab_mm.figures.base import BACKBONES, GRID, Exhibit, as_settings, measured, tuned
 from fedlab_mm.figures.comparison import SHOWN, reported_cells
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 STRENGTHS = (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)  # FedMR's 0 … 1, and MRFF's 0 … 0.5 in it

@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedlab_mm import plotting
-from fedlab_mm.api import train
+from fedlab_mm.experiments.train import train
 from fedlab_mm.figures.base import Exhibit, as_settings
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 SIGNALS = {"image": "covers", "text": "titles", "id": "like minds"}

@@ -6,12 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fedlab_mm import plotting
-from fedlab_mm.api import train
 from fedlab_mm.audit import by_activity, group_means
 from fedlab_mm.errors import AllDivergedError
 from fedlab_mm.evaluation import evaluate_users
+from fedlab_mm.experiments.train import train
 from fedlab_mm.figures.base import GRID, Exhibit, as_settings, tuned
-from fedlab_mm.records import Dataset, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup, register
 
 

@@ -26,9 +26,10 @@ from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
+from fedlab_mm.settings import Settings
 
 Parameters = Mapping[str, Tensor]
 PERSONAL = "personal_table"  # the one private parameter with a row for each item
@@ -110,8 +111,7 @@ class Method:
         n_samples: the mean number of a client's samples, if known: an engine says it.
         shown: names of the private parameters that the server is shown (GFMFR groups by them). They stay private in
             that nobody else gets them, and nothing is averaged into them.
-        settings: the fields of a recipe that it reads and others do not; one of yours that declares none may be given
-            those of any.
+        Params: the class of its own settings; a recipe of it has them.
 
     Args:
         recipe: sizes, operators, learning rates.
@@ -125,7 +125,7 @@ class Method:
     fuses: ClassVar[bool] = True  # can it score an item that nobody has interacted with?
     routes: ClassVar[bool] = False  # do clients choose among views?
     open_rate: ClassVar[float] = 1.0  # of a backbone's rate, under SGD, for what is shared, where a recipe names none
-    settings: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[Settings]] = Settings
 
     shared: Shared
     client: Client

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from fedlab_mm.methods.base import PERSONAL, Method, Parameters, Part
 from fedlab_mm.methods.serverside import BankOnServer
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.routing import Router
 

@@ -14,7 +14,7 @@ views stand still meanwhile), and the chain rule does the rest on the server, on
 
 from fedlab_mm.methods.base import Parameters
 from fedlab_mm.methods.serverside import BankOnServer, ServerSide
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.routing import Router
 

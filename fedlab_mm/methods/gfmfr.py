@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from fedlab_mm.fusion import Bank, Inputs, map_name
 from fedlab_mm.grouping import MOST
 from fedlab_mm.methods.base import Batch, Parameters, Part
 from fedlab_mm.methods.none import NoFusion
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
+from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, one_of, setting
 from fedlab_mm.threads import lap, paced
 
 RATIO = "distill_ratio"
@@ -52,7 +54,29 @@ class GFMFR(NoFusion):
         FedlabError: no modality; a mechanism of privacy that does not cover what clients show.
     """
 
-    settings = ("groups", "grouping", "clustering", "distill", "distill_schedule", "distill_scale", "fit_epochs")
+    @dataclass(frozen=True)
+    class Params(Settings):
+        """
+        Attributes:
+            groups: their number; None: chosen in every round by silhouette, up to 8.
+            grouping: what clients are grouped by: "prediction" (their prediction functions), "behaviour" (the features
+                of the rows that they have sent so far) or "random".
+            clustering: "kmeans" or "spectral".
+            distill: λ.
+            distill_schedule: "cosine", from λ down to zero over the rounds, or "constant".
+            distill_scale: "ratio" multiplies the distillation loss by how much larger the recommendation loss is, a
+                moving average of each client's own, which asks for small rates (at the default ones it diverges on the
+                toy set); "none" does not.
+            fit_epochs: steps of each group's fusion module in a round.
+        """
+
+        groups: int | None = setting(4, at_least(1))
+        grouping: str = setting("prediction", one_of("prediction", "behaviour", "random"))
+        clustering: str = setting("kmeans", one_of("kmeans", "spectral"))
+        distill: float = setting(0.1, NOT_NEGATIVE)
+        distill_schedule: str = setting("cosine", one_of("cosine", "constant"))
+        distill_scale: str = setting("none", one_of("ratio", "none"))
+        fit_epochs: int = setting(50, at_least(1))
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

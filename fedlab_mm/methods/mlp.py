@@ -2,7 +2,7 @@
 
 from fedlab_mm.methods.base import Parameters
 from fedlab_mm.methods.serverside import BankOnServer, ServerSide
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.methods.base import PERSONAL, Method, Parameters
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from fedlab_mm.fusion import Bank, Inputs
 from fedlab_mm.methods.base import Method, Parameters, Part
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.routing import Router
 
 

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.experiments.run import Run
 from fedlab_mm.plotting.base import closed
-from fedlab_mm.records import Dataset, Run
+from fedlab_mm.records import Dataset
 
 
 def plot_items(data: Dataset, items: Sequence[int] | Mapping[str, Sequence[int]], per_row: int = 8) -> Figure:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fedlab_mm.experiments.run import Run
 from fedlab_mm.plotting.base import DASHES, PALETTE, bare, closed
-from fedlab_mm.records import Run
 
 
 def plot_learning_curves(

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import ClickLog, Recipe
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import lookup
 from fedlab_mm.sequential.layers import Linear, ReluFFN, Table
 from fedlab_mm.sequential.sequences import Windows
+from fedlab_mm.settings import Settings
 
 HIDDEN = 32  # of the prediction layer
 
@@ -96,7 +98,7 @@ class ClickModel(nn.Module):
     Attributes:
         private: names of the parameters that stay with a client; by_group: names of those with a leading axis of
             groups, of which a client uploads the group's that it was sent to.
-        settings: the fields of a recipe that it reads and others do not.
+        Params: the class of its own settings; a recipe of it has them.
 
     Args:
         recipe: widths, blocks, groups; attributes: of the click log.
@@ -104,7 +106,7 @@ class ClickModel(nn.Module):
 
     sequential: ClassVar[bool] = True
     aggregation: ClassVar[str] = "equal"
-    settings: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[Settings]] = Settings
 
     def __init__(self, recipe: Recipe, attributes: Mapping[str, Mapping[str, int]], placement: Any):
         super().__init__()

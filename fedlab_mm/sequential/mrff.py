@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch.func import functional_call
 
 from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import Recipe
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.sequential.base import Plain
 from fedlab_mm.sequential.layers import Linear
 from fedlab_mm.sequential.sequences import Windows
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, at_least, one_of, setting
 
 GROUPS = 0x67726F  # of the draws of gate="random"
 
@@ -26,7 +28,7 @@ GROUPS = 0x67726F  # of the draws of gate="random"
 class Shared:
     """No personal layers: every client trains a copy of one model."""
 
-    settings: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[Settings]] = Settings
     keeps_user = False
 
     def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
@@ -44,8 +46,24 @@ class MRFF(Shared):
     """FFN_u(x) + FFN_g(x): the client keeps its embedding and FFN_u; g is the group its gate sends it to; what groups
     share is averaged within the group, and all else over all."""
 
+    @dataclass(frozen=True)
+    class Params(Settings):
+        """
+        Attributes:
+            groups: their number.
+            gate: "plain"; "weighted": a group's layer counts by its probability; "through": the balance loss teaches
+                the layers below the gate too; or "random": each user's group is drawn, and stays.
+            gate_lr: the rate of gates, which move by plain SGD whatever moves the rest: the balance loss answers a
+                round late, and in larger steps all clients change groups at once.
+            balance: α of the balance loss (Eq. 8).
+        """
+
+        groups: int | None = setting(4, at_least(1))
+        gate: str = setting("plain", one_of("plain", "weighted", "through", "random"))
+        gate_lr: float = setting(0.1, POSITIVE)
+        balance: float = setting(0.1, NOT_NEGATIVE)
+
     keeps_user = True
-    settings = ("groups", "gate", "gate_lr", "balance")
 
     def layer(self, recipe: Recipe, user_width: int) -> Callable[[Callable[[int], nn.Module], int], nn.Module]:
         if recipe.groups is None:

@@ -20,7 +20,8 @@ from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.methods.optimizers import LocalOptimizer
 from fedlab_mm.privacy import Guard
-from fedlab_mm.records import ClickLog, Recipe, RoundRecord
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import ClickLog, RoundRecord
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.sequential.base import ClickModel, click_model
 from fedlab_mm.sequential.sequences import Sequences, Windows
@@ -72,15 +73,9 @@ class ClickEngine:
         FedlabError: a mechanism of privacy that does not cover these models.
     """
 
-    goal = "auc"  # by which the best round is chosen
-
     def __init__(self, recipe: Recipe, data: ClickLog):
         self.recipe, self.data = recipe, data
-        if recipe.clip is not None or recipe.noise_multiplier or recipe.rows != "touched":
-            raise FedlabError(
-                "click prediction has one mechanism of privacy, noise: leave out clip, noise_multiplier and rows"
-            )
-        recipe.refuse_foreign(["click "])
+        recipe.refuse_foreign("clicks")
         self.device = device_of(recipe.device)
         self.model: ClickModel = click_model(recipe, data).to(self.device)
         self.sequences = Sequences(data, recipe.max_length, recipe.dtype)
@@ -110,6 +105,7 @@ class ClickEngine:
         self.shared_lr = recipe.shared_lr or (LR["adam"] if recipe.server_optimizer == "adam" else self.lr)
         self.moments: dict[str, Tensor] = {}
         self.n_blocks = len({block_of(n) for n in self.model.by_group})
+        self.n_groups: int = recipe.groups if self.model.by_group else 1
         self.group_UL = torch.full((data.n_users, self.n_blocks), -1, dtype=torch.int64)
         self.share_LG: Tensor | None = None
         self.round = 0
@@ -157,7 +153,7 @@ class ClickEngine:
             self.private[name][torch.from_numpy(clients).to(self.device)] = new
         if self.n_blocks and len(clients):
             self.group_UL[clients] = work.group_CL.cpu()
-            hot_CLG = torch.nn.functional.one_hot(work.group_CL, self.recipe.groups or 1)
+            hot_CLG = torch.nn.functional.one_hot(work.group_CL, self.n_groups)
             self.share_LG = hot_CLG.to(self.recipe.dtype).mean(dim=0)
         self.round, self.last_clients = t, clients
         up, down = self.numbers()
@@ -177,7 +173,7 @@ class ClickEngine:
         receives all, for its gates choose among them on the device."""
         by_group = sum(self.shared[n].numel() for n in self.model.by_group)
         whole = sum(p.numel() for n, p in self.shared.items() if n not in self.model.by_group)
-        return whole + by_group // (self.recipe.groups or 1), whole + by_group
+        return whole + by_group // self.n_groups, whole + by_group
 
     def _update(self, work: ClickWork, clients: np.ndarray, alpha_C: np.ndarray, t: int) -> None:
         """θ ← θ + Σ α_u Δ_u, of a group's layers the mean over its own clients; or a step of Adam along that change."""

@@ -18,7 +18,8 @@ from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.privacy import Guard, check
-from fedlab_mm.records import Dataset, Recipe, RoundRecord
+from fedlab_mm.recipe import Recipe
+from fedlab_mm.records import Dataset, RoundRecord
 from fedlab_mm.registry import lookup
 from fedlab_mm.simulation.groups import Groups, Uploads, groups_of
 from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, device_of
@@ -118,7 +119,7 @@ class Engine:
 
     def __init__(self, recipe: Recipe, data: Dataset):
         self.recipe, self.data = recipe, data
-        recipe.refuse_foreign([""])
+        recipe.refuse_foreign("ranking")
         self.device = device_of(recipe.device)
         self.method = build_method(recipe, data)
         self.method.shared.to(self.device)
@@ -372,11 +373,6 @@ class Engine:
 
     def predict(self, split: str) -> pd.DataFrame:
         raise FedlabError("this model ranks items; of clicks it knows nothing")
-
-    @property
-    def goal(self) -> str:
-        """The metric by which the best round is chosen."""
-        return f"ndcg@{self.recipe.k}"
 
     def state(self) -> dict[str, Tensor]:
         """All that the next round depends on, by name, as copies on the CPU."""

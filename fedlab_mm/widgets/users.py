@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from fedlab_mm import plotting
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.records import Dataset, Run
+from fedlab_mm.experiments.run import Run
+from fedlab_mm.records import Dataset
 from fedlab_mm.widgets.base import Live, picture
 
 MOST = 8  # items in a row

@@ -84,7 +84,7 @@ def test_the_command_checks_draws_and_refuses(tiny, world, tmp_path, capsys, mon
 
 def test_a_cache_lets_figures_share_what_they_share(tiny, world, tmp_path, monkeypatch):
     first = Tiny().measure(world, str(tmp_path))
-    monkeypatch.setattr("fedlab_mm.api._engine_of", None)  # training anything would call it
+    monkeypatch.setattr("fedlab_mm.experiments.train._engine_of", None)  # training anything would call it
     pd.testing.assert_frame_equal(Tiny().measure(world, str(tmp_path)), first)
 
 
