@@ -31,7 +31,7 @@ from torch import Tensor
 from fedlab_mm.draws import keys, normals, uniforms
 from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, one_of, setting
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE_OR_NONE, Settings, one_of, setting
 
 NOISE, ROWS = 1, 2  # salts
 ACCOUNTANTS = ("pld", "rdp")
@@ -62,10 +62,10 @@ class Mechanism(UploadNoise):
         row_epsilon: that ε.
     """
 
-    clip: float | None = setting(None, POSITIVE)
+    clip: float | None = setting(None, POSITIVE_OR_NONE)
     noise_multiplier: float = setting(0.0, NOT_NEGATIVE)
     rows: str = setting("touched", one_of("touched", "all", "flipped"))
-    row_epsilon: float | None = setting(None, POSITIVE)
+    row_epsilon: float | None = setting(None, POSITIVE_OR_NONE)
 
     def check(self) -> None:
         if (self.rows == "flipped") != (self.row_epsilon is not None):

@@ -15,7 +15,17 @@ import torch
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.provenance import code_behind, is_foreign
 from fedlab_mm.registry import foreign_members, lookup, lookup_in, names
-from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, at_least, family_of, member_of, one_of, setting
+from fedlab_mm.settings import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    Settings,
+    at_least,
+    family_of,
+    member_of,
+    one_of,
+    setting,
+)
 
 _NAMED = ("dataset", "backbone", "method")
 
@@ -72,8 +82,8 @@ class Recipe(Settings):
     local_epochs: int = setting(5, at_least(1))
     clients: float = setting(1.0)
     sampling: str = setting("rested", one_of("rested", "fixed", "poisson"))
-    lr: float | None = setting(None, POSITIVE)
-    shared_lr: float | None = setting(None, POSITIVE)
+    lr: float | None = setting(None, POSITIVE_OR_NONE)
+    shared_lr: float | None = setting(None, POSITIVE_OR_NONE)
     optimizer: str = setting("sgd", one_of("sgd", "adam"))
     server_optimizer: str | None = setting(None, one_of("sgd", "adam"))
     weight_decay: float = setting(0.0, NOT_NEGATIVE)

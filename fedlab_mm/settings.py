@@ -117,12 +117,18 @@ def _positive(name: str, value: Any) -> None:
         raise FedlabError(f"{name}={value}: must be a positive number")
 
 
+def _positive_or_none(name: str, value: Any) -> None:
+    if not 0 < value < float("inf"):
+        raise FedlabError(f"{name}={value}: must be a positive number, or None")
+
+
 def _not_negative(name: str, value: Any) -> None:
     if not 0 <= value < float("inf"):
         raise FedlabError(f"{name}={value}: must not be negative")
 
 
 POSITIVE: Check = _positive
+POSITIVE_OR_NONE: Check = _positive_or_none
 NOT_NEGATIVE: Check = _not_negative
 
 

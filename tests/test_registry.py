@@ -32,7 +32,7 @@ def test_every_family_has_members():
         ({"negatives_by": "rank"}, "unknown negatives_by 'rank': there are: uniform, popularity"),
         ({"loss": "hinge"}, "unknown loss 'hinge': there are: bce, squares"),
         ({"patience": 0}, "patience=0: must be at least 1"),
-        ({"alpha": -0.1}, "alpha=-0.1: must not be negative"),
+        ({"backbone": "fedrap", "alpha": -0.1}, "alpha=-0.1: must not be negative"),
         ({"server_optimizer": "lion"}, "unknown server_optimizer 'lion'"),
         ({"rounds": 2.5}, r"rounds=2\.5: must be a whole number"),
         ({"rounds": True}, "rounds=True: must be a whole number"),

@@ -42,6 +42,7 @@ def attack(
         FedlabError: an unknown attack, rounds or shadows that are no whole number, fewer than one round or four
             shadows, "taste" without planted tastes, a click log, no user whom "membership" could ask about.
 
+    >>> from fedlab_mm.data.load import load
     >>> toy = load("toy")
     >>> float(attack("items", Recipe(method="none"), toy, rounds=2, progress=False).loc["uploads", "auc"]) > 0.99
     True

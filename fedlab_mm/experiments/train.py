@@ -35,6 +35,7 @@ def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run |
     Raises:
         DivergedError: a round left the finite numbers; the records before it have been given out.
 
+    >>> from fedlab_mm.data.load import load
     >>> toy = load("toy")
     >>> [record.round for record in rounds(Recipe(method="none", rounds=2), toy)]
     [1, 2]
@@ -75,6 +76,7 @@ def metrics_of(engine: Any, split: str) -> dict[str, float]:
 def untrained(recipe: Recipe, data: Dataset | ClickLog | None = None) -> Model:
     """The federation before its first round: what every client begins with.
 
+    >>> from fedlab_mm.data.load import load
     >>> toy = load("toy")
     >>> sorted(untrained(Recipe(method="fedmr"), toy).signals())
     ['id', 'image', 'text']

@@ -12,7 +12,7 @@ from fedlab_mm.evaluation import evaluate_blocks, paired_test
 from fedlab_mm.privacy import Mechanism
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
-from fedlab_mm.settings import POSITIVE, Settings, at_least, member_of, one_of, setting
+from fedlab_mm.settings import POSITIVE_OR_NONE, Settings, at_least, member_of, one_of, setting
 from fedlab_mm.tasks.base import Judged, Task, check_targets, rival_of
 
 
@@ -100,11 +100,11 @@ class Ranking(Task):
         loss: str | None = setting(None, member_of("loss"))
         negatives: int = setting(4, at_least(1))
         negatives_by: str = setting("uniform", one_of("uniform", "popularity"))
-        id_lr_scale: float | None = setting(None, POSITIVE)
+        id_lr_scale: float | None = setting(None, POSITIVE_OR_NONE)
         dim: int = setting(64, at_least(1))
         id_dim: int = setting(512, at_least(1))
-        feature_scale: float | None = setting(0.1, POSITIVE)
-        view_scale: float | None = setting(None, POSITIVE)
+        feature_scale: float | None = setting(0.1, POSITIVE_OR_NONE)
+        view_scale: float | None = setting(None, POSITIVE_OR_NONE)
         k: int = setting(50, at_least(1))
         ties: str = setting("expected", one_of("expected", "index"))
 
