@@ -70,8 +70,11 @@ def test_tables_of_ku_are_those_that_are_stored(ku):
     assert tables["numbers"]["untrained"].sum() == 16
     for name, table in tables.items():
         stored = pd.read_csv(FIGURES / f"audit-ku-{name}.csv", index_col=0)
-        # EASE's last digits, and with them who is tied, depend on the number of threads: a user or two of 204.
-        pd.testing.assert_frame_equal(table, stored, check_dtype=False, atol=1e-2, rtol=0)
+        # EASE parts exact ties by rounding, which CPUs and threads do differently: a user or two of 204, one of a group
+        # of 21.
+        by_ease = table.index == "ease"
+        for rows, within in ((~by_ease, 1e-2), (by_ease, 6e-2)):
+            pd.testing.assert_frame_equal(table[rows], stored[rows], check_dtype=False, atol=within, rtol=0)
 
 
 def test_tables_counted_by_hand():
