@@ -103,13 +103,14 @@ class Recipe(Settings):
                 has, or that means nothing to this backbone with this method.
         """
         given |= {"dataset": dataset, "backbone": backbone, "method": method}
-        common = {f.name: f for f in fields(self) if f.name != "parts"}
+        common = _fields(Recipe)
         for name, f in common.items():
             object.__setattr__(self, name, given.get(name, f.default))
         object.__setattr__(self, "parts", ())
         self.__post_init__()
         rest = {name: value for name, value in given.items() if name not in common}
         owners = _owners(self.backbone, self.method)
+        _refuse_twins(owners)
         for name in rest:
             if not any(name in _fields(owner) for owner in owners):
                 raise FedlabError(self._foreign(name, rest[name]))
@@ -132,7 +133,7 @@ class Recipe(Settings):
         """A setting of one of its parts."""
         if not name.startswith("_") and "parts" in vars(self):
             for part in self.parts:
-                if name in _fields(type(part)):
+                if name in vars(part):
                     return getattr(part, name)
             raise AttributeError(self._foreign(name))
         raise AttributeError(name)
@@ -254,7 +255,9 @@ class Recipe(Settings):
         True
         """
         given = json.loads(text)
-        plain = cls(**{name: given[name] for name in _NAMED})
+        if not isinstance(given, dict):
+            raise ValueError("a recipe's JSON holds names and values, in braces")
+        plain = cls(**{name: given[name] for name in _NAMED if name in given})
         known = _readers()
         return cls(**{name: v for name, v in given.items() if name in plain.settings or name not in known})
 
@@ -278,6 +281,7 @@ def owners_of_settings() -> dict[str, list[tuple[type[Settings], str]]]:
 
 
 def _fields(owner: type[Settings]) -> dict[str, Any]:
+    """The settings that a class of settings declares."""
     return {f.name: f for f in fields(owner) if f.name != "parts"}
 
 
@@ -304,6 +308,17 @@ def _owners(backbone: str, method: str, tasks: Sequence[str] | None = None) -> l
                 owners.append(getattr(lookup(f"{task.prefix}{family}", name), "Params", Settings))
     once = list(dict.fromkeys(owners))
     return [owner for owner in once if not any(owner is not other and issubclass(other, owner) for other in once)]
+
+
+def _refuse_twins(owners: Sequence[type[Settings]]) -> None:
+    """Complain of two classes that declare a setting of one name: whose it is could not be told."""
+    declared: dict[str, type[Settings]] = dict.fromkeys(_fields(Recipe), Recipe)
+    for owner in owners:
+        for name in _fields(owner):
+            if name in declared:
+                twins = f"{declared[name].__qualname__} and {owner.__qualname__}"
+                raise FedlabError(f"{name}: {twins} both declare it: give one another name")
+            declared[name] = owner
 
 
 def _all_owners() -> Iterator[tuple[type[Settings], str]]:

@@ -126,3 +126,34 @@ def test_the_largest_seed_trains(world):
     for method in ("fedvlr", "gfmfr"):
         recipe = but(fl.Recipe(seed=2**64 - 1, dim=4, k=5, rounds=2), method=method)
         assert fl.train(recipe, world, progress=False).rounds_done == 2
+
+
+def test_two_declarations_of_one_setting_are_refused(families):  # noqa: F811
+    from dataclasses import dataclass
+
+    from fedlab_mm.backbones import LinearBackbone
+    from fedlab_mm.registry import register
+    from fedlab_mm.settings import Settings, setting
+
+    @register("backbone", "twin")
+    class Twin(LinearBackbone):
+        @dataclass(frozen=True)
+        class Params(Settings):
+            """
+            Attributes:
+                dim: a second width.
+            """
+
+            dim: int = setting(3)
+
+    with pytest.raises(fl.FedlabError, match=r"dim: Ranking\.Params and .*Twin\.Params both declare it"):
+        fl.Recipe(backbone="twin")
+
+
+def test_a_recipe_and_its_data_are_for_one_task():
+    toy = fl.load("toy")
+    clicks = fl.Recipe(backbone="fedsasrec", method="none", rounds=1)
+    with pytest.raises(fl.FedlabError, match="toy holds items to rank, which backbone 'fedsasrec' is not for"):
+        fl.compare([fl.Recipe(method="none", rounds=1), clicks], [0], toy, progress=False)
+    with pytest.raises(fl.FedlabError, match="data must be a Dataset or a ClickLog"):
+        fl.train(clicks, "toy", progress=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
-from fedlab_mm.experiments.inputs import data_of
+from fedlab_mm.experiments.inputs import check_task, data_of
 from fedlab_mm.experiments.train import train
 from fedlab_mm.interrupts import Interrupted
 from fedlab_mm.recipe import Recipe
@@ -55,6 +55,8 @@ def compare(
     if not recipes or not len(seeds):
         raise FedlabError("compare needs at least one recipe and one seed")
     world: Any = data_of(recipes[0], data)
+    for recipe in recipes:
+        check_task(recipe, world)
     task = task_of(world)
     if len({r.dataset for r in recipes}) > 1 or len({task.yardstick(r) for r in recipes}) > 1:
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
@@ -84,18 +86,20 @@ def compare(
                 continue
             except Interrupted as stopped:
                 finished = {name: results for name, results in rows.items() if results}
-                raise Interrupted(stopped.run, _compared(task, finished, users, valid) if users else None) from None
+                raise Interrupted(
+                    stopped.run, _compared(world.task, finished, users, valid) if users else None
+                ) from None
             with pace(run.model, "evaluation on test"):
                 take(row, seed, task.judge(run.model, "test"))
             best.append(run.best_valid)
         valid[row] = float(np.mean(best)) if best else np.nan
     if not users:
         raise AllDivergedError("compare: every run diverged; lower the learning rates (lr, shared_lr)")
-    return _compared(task, rows, users, valid)
+    return _compared(world.task, rows, users, valid)
 
 
 def _compared(
-    task: Task, rows: Mapping[str, list[dict[str, float]]], users: list[pd.DataFrame], valid: Mapping[str, float]
+    task: str, rows: Mapping[str, list[dict[str, float]]], users: list[pd.DataFrame], valid: Mapping[str, float]
 ) -> pd.DataFrame:
     table: dict[tuple[str, str], list[float]] = {}
     for metric in next(results[0] for results in rows.values() if results):
@@ -103,7 +107,7 @@ def _compared(
         table[metric, "mean"] = [float(v.mean()) if len(v) else np.nan for v in values]
         table[metric, "sd"] = [float(v.std(ddof=1)) if len(v) > 1 else np.nan for v in values]
     result = pd.DataFrame(table, index=list(rows))
-    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": dict(valid), "task": task.name}
+    result.attrs = {"users": pd.concat(users, ignore_index=True), "valid": dict(valid), "task": task}
     return result
 
 

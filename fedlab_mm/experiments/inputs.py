@@ -16,11 +16,18 @@ def data_of(recipe: Recipe, data: Any) -> Any:
     Raises:
         FedlabError: the data are for another task than the recipe's backbone or method.
     """
-    if data is None:
-        data = load(recipe.dataset)
-    elif data.name not in recipe.dataset and recipe.dataset in names("dataset"):
+    given = data is not None
+    data = data if given else load(recipe.dataset)
+    task_of(data)  # are they data at all?
+    if given and data.name not in recipe.dataset and recipe.dataset in names("dataset"):
         # Not an error: a lecture may swap the data. But the recipe is what is saved, and should not tell a tale.
         warnings.warn(f"the recipe says dataset='{recipe.dataset}', the data are '{data.name}'", stacklevel=3)
+    check_task(recipe, data)
+    return data
+
+
+def check_task(recipe: Recipe, data: Any) -> None:
+    """Complain of a backbone or method that is for another task than the data."""
     task = task_of(data)
     others = [lookup("task", name).prefix for name in names("task")]
     for family in ("backbone", "method"):
@@ -29,4 +36,3 @@ def data_of(recipe: Recipe, data: Any) -> Any:
             raise FedlabError(
                 f"{data.name} holds {task.data}, which {family} '{name}' is not for; there are: {', '.join(fitting)}"
             )
-    return data

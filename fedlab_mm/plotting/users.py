@@ -197,7 +197,7 @@ def plot_heterogeneity(interactions: pd.Series, weights: pd.DataFrame, means: pd
     right.set_xlabel("training interactions")
     right.set_ylabel("test NDCG@50")
     right.set_ylim(0, None)
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in (left, middle, right):
         bare(axis)
     return closed(figure)

@@ -1,13 +1,13 @@
 """What a task is: what is predicted, how it is judged, and what stands beside it. Everything else asks the task, and
 never the class of the data."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pandas as pd
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.evaluation import paired_test
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.settings import Settings
@@ -30,14 +30,13 @@ class Task:
     """A task. A subclass registers as "task", by the name that its data carry (`Dataset.task`).
 
     Class attributes:
-        name: as registered; prefix: before the names of its families: "" for "backbone", "click " for "click backbone".
+        prefix: before the names of its families: "" for "backbone", "click " for "click backbone".
         what: its methods in words; data: what its data hold; for messages.
         mechanism: the settings of privacy that its clients know.
         rivals: the simple recommenders that stand beside a comparison.
         Params: the settings that all of its methods and backbones read.
     """
 
-    name: ClassVar[str]
     prefix: ClassVar[str]
     what: ClassVar[str]
     data: ClassVar[str]
@@ -86,7 +85,13 @@ class Task:
 
 
 def task_of(data: Any) -> Task:
-    """The task that data are for."""
+    """The task that data are for.
+
+    Raises:
+        FedlabError: they are no data of ours.
+    """
+    if not isinstance(getattr(data, "task", None), str):
+        raise FedlabError(f"data must be a Dataset or a ClickLog, as fl.load and fl.from_frames give; got {type(data)}")
     return lookup("task", data.task)()
 
 
@@ -108,6 +113,7 @@ def rival_of(family: str, name: str) -> Any:
         raise FedlabError(f"{family} '{name}': '{number}' is not a number that {plain} takes") from None
 
 
-def check_targets(targets: str, known: Sequence[str]) -> None:
-    if targets not in known:
-        raise FedlabError(f"unknown targets '{targets}': there are: {', '.join(known)}")
+def paired_means(users: pd.DataFrame, a: str, b: str, metric: str) -> pd.Series:
+    """The paired test of two rows, a user's figure being its mean over seeds and showings."""
+    means = users.groupby(["row", "user"])[metric].mean()
+    return paired_test((means[a] - means[b]).to_numpy())

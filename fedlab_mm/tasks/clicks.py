@@ -7,19 +7,18 @@ import numpy as np
 import pandas as pd
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.evaluation import evaluate_clicks, paired_auc, paired_test
+from fedlab_mm.evaluation import evaluate_clicks, paired_auc
 from fedlab_mm.privacy import UploadNoise
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.settings import Settings, at_least, one_of, setting
-from fedlab_mm.tasks.base import Judged, Task, rival_of
+from fedlab_mm.tasks.base import Judged, Task, paired_means, rival_of
 
 
 @register("task", "clicks")
 class Clicks(Task):
     """Each showing of a split, clicked or not: AUC and LogLoss over all, GAUC over users."""
 
-    name = "clicks"
     prefix, what, data = "click ", "methods that predict clicks", "showings and clicks"
     mechanism = UploadNoise
     rivals = ("rate", "user rate", "logistic", "trees")
@@ -50,8 +49,7 @@ class Clicks(Task):
             raise FedlabError(f"targets='{targets}': showings are not told apart, take 'all'")
         if metric == "auc":
             return paired_auc(users[users["row"] == a], users[users["row"] == b])
-        means = users.groupby(["row", "user"])[metric].mean()
-        return paired_test((means[a] - means[b]).to_numpy())
+        return paired_means(users, a, b, metric)
 
     def told_targets(self, data: Any) -> str:
         return f"{int((data.interactions['split'] == 'test').sum())} test showings"

@@ -8,19 +8,18 @@ import pandas as pd
 import torch
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.evaluation import evaluate_blocks, paired_test
+from fedlab_mm.evaluation import evaluate_blocks
 from fedlab_mm.privacy import Mechanism
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.settings import POSITIVE_OR_NONE, Settings, at_least, member_of, one_of, setting
-from fedlab_mm.tasks.base import Judged, Task, check_targets, rival_of
+from fedlab_mm.tasks.base import Judged, Task, paired_means, rival_of
 
 
 @register("task", "ranking")
 class Ranking(Task):
     """Each user's held-out item among all that it does not hold: HR and NDCG, over all targets, warm and cold ones."""
 
-    name = "ranking"
     prefix, what, data = "", "methods that rank items", "items to rank"
     mechanism = Mechanism
     rivals = ("popularity", "itemknn", "ease")
@@ -53,10 +52,10 @@ class Ranking(Task):
         return [(f"{metric}@{recipe.k}", targets) for metric in ("hr", "ndcg") for targets in ("all", "warm")]
 
     def paired(self, users: pd.DataFrame, a: str, b: str, metric: str, targets: str) -> pd.Series:
-        check_targets(targets, ("all", "warm", "cold"))
+        if targets not in ("all", "warm", "cold"):
+            raise FedlabError(f"unknown targets '{targets}': there are: all, warm, cold")
         chosen = users if targets == "all" else users[users["warm"] == (targets == "warm")]
-        means = chosen.groupby(["row", "user"])[metric].mean()
-        return paired_test((means[a] - means[b]).to_numpy())
+        return paired_means(chosen, a, b, metric)
 
     def told_targets(self, data: Any) -> str:
         return f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
