@@ -16,8 +16,8 @@ class EASE(Baseline):
 
     Steck's Eq. 8: P = (RᵀR + λ·1)⁻¹, B_ij = −P_ij / P_jj off the diagonal and 0 on it.
 
-    Items with the same users would tie exactly; as computed, rounding errors part them, and NDCG's fourth digit on KU
-    depends on the number of threads.
+    Items with the same users tie exactly. Scores are rounded to ten decimals, for rounding errors would part them
+    otherwise, and in another way on each processor: on KU a warm HR@50 of 0.828 was measured on one, 0.819 on another.
 
     Args:
         regularisation: λ.
@@ -34,4 +34,4 @@ class EASE(Baseline):
         inverse_II = np.linalg.inv(gram_II + self.regularisation * np.eye(len(gram_II)))
         weights_II = -inverse_II / np.diag(inverse_II)
         np.fill_diagonal(weights_II, 0)
-        return torch.from_numpy(users_by_items @ weights_II)
+        return torch.from_numpy(users_by_items @ weights_II).round(decimals=10)
