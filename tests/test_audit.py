@@ -66,15 +66,11 @@ def test_tables_of_ku_are_those_that_are_stored(ku):
     tables = audit_tables(ku)
     assert tables["ties"].loc["constant"].round(4).tolist()[1::2] == [0.5539, 0.1597]
     warm = tables["baselines"].query("targets == 'warm' and metric == 'hr@50'")
-    assert warm["users"].unique() == [116] and warm.loc["ease", "mean"] == pytest.approx(0.8235, abs=5e-3)
+    assert warm["users"].unique() == [116] and warm.loc["ease", "mean"] == pytest.approx(0.8193, abs=5e-4)
     assert tables["numbers"]["untrained"].sum() == 16
     for name, table in tables.items():
         stored = pd.read_csv(FIGURES / f"audit-ku-{name}.csv", index_col=0)
-        # EASE parts exact ties by rounding, which CPUs and threads do differently: a user or two of 204, one of a group
-        # of 21.
-        by_ease = table.index == "ease"
-        for rows, within in ((~by_ease, 1e-2), (by_ease, 6e-2)):
-            pd.testing.assert_frame_equal(table[rows], stored[rows], check_dtype=False, atol=within, rtol=0)
+        pd.testing.assert_frame_equal(table, stored, check_dtype=False, atol=1e-2, rtol=0)
 
 
 def test_tables_counted_by_hand():
