@@ -17,8 +17,8 @@ from torch.utils.flop_counter import flop_registry
 import fedlab_mm as fl
 from benchmarks.shapes import PAPERS, generated
 from fedlab_mm.evaluation import evaluate_blocks
-from fedlab_mm.registry import lookup
-from fedlab_mm.simulation import Engine
+from fedlab_mm.federation import Federation
+from fedlab_mm.tasks import federation_of
 
 IN_TURNS = 204  # clients of a round in which loop and stacked take turns: KU's
 
@@ -32,7 +32,7 @@ def measure(dataset: Any, recipe: dict[str, Any], root: str | None, turns: int, 
         data = generated(dataset if isinstance(dataset, str) else "generated", *shape)
     r = fl.Recipe(dataset=data.name, **recipe)
     before = peak_memory()
-    stacked: Engine = lookup("engine", "stacked")(r, data)
+    stacked: Federation = federation_of(r, data)
     seconds, evaluations, rates = [], [], []
     record = stacked.step()  # warms up
     for _ in range(max(1, min(turns, int(20 / record.seconds)))):
@@ -88,8 +88,8 @@ class Flops(TorchDispatchMode):
 def in_turns(recipe: fl.Recipe, data: fl.Dataset, turns: int) -> dict[str, float]:
     """Loop and stacked take turns on the same clients: the machine may be noisy, the ratio is not."""
     share = min(1.0, IN_TURNS / data.n_users)
-    engines: dict[str, Engine] = {
-        name: lookup("engine", name)(recipe.but(engine=name, clients=share), data) for name in ("loop", "stacked")
+    engines: dict[str, Federation] = {
+        name: federation_of(recipe.but(engine=name, clients=share), data) for name in ("loop", "stacked")
     }
     for engine in engines.values():
         engine.step()  # warms up

@@ -5,13 +5,21 @@ A rule answers with a matrix, one row a group, one column a client, rows that su
 the most that one client can move a group is its largest entry times the bound on an upload.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from fedlab_mm.registry import register
 
 
 class Aggregation:
-    """`matrix(n_samples_C) -> float64 [G, C]`, rows sum to one."""
+    """`matrix(n_samples_C) -> float64 [G, C]`, rows sum to one.
+
+    Class attributes:
+        blind: do the weights depend on nothing but the number of clients? Differential privacy needs that.
+    """
+
+    blind: ClassVar[bool] = False
 
     def matrix(self, n_samples_C: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -36,6 +44,8 @@ class Equal(Aggregation):
     >>> Equal().matrix(np.array([1, 3]))
     array([[0.5, 0.5]])
     """
+
+    blind = True
 
     def matrix(self, n_samples_C: np.ndarray) -> np.ndarray:
         return np.full((1, len(n_samples_C)), 1 / len(n_samples_C))

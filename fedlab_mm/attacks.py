@@ -26,7 +26,6 @@ from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.methods.base import Method
-from fedlab_mm.methods.gfmfr import GFMFR
 from fedlab_mm.records import Dataset, Upload
 from fedlab_mm.registry import register
 
@@ -168,7 +167,7 @@ class Ledger:
 def as_seen(method: Method) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None:
     """How a server scores all items under what an upload shows of its prediction function, [I]; None where uploads show
     nothing of it."""
-    if not isinstance(method, GFMFR):
+    if not method.shown:
         return None
     return lambda upload, sent: method.as_seen(upload.values, sent["item_table"]).cpu().numpy()
 

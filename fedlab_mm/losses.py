@@ -50,3 +50,21 @@ class WeightedSquares(Loss):
 
     def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (1 + (self.confidence - 1) * labels) * (logits - labels)
+
+
+class Divergence(Loss):
+    """KL(σ(s) ‖ σ(e)) towards a target e that is a logit itself: what one model distils from another.
+
+    >>> Divergence().of(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0]))
+    tensor([0., 0.])
+    """
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        q = torch.sigmoid(logits)
+        liked = q * (F.logsigmoid(logits) - F.logsigmoid(labels))
+        return liked + (1 - q) * (F.logsigmoid(-logits) - F.logsigmoid(-labels))
+
+    def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """σ'(s) · (s − e)."""
+        q = torch.sigmoid(logits)
+        return q * (1 - q) * (logits - labels)

@@ -1,77 +1,29 @@
-"""What a client does to its upload before it leaves, what the server adds, and what that proves.
+"""What a recipe's mechanisms prove: ε, by dp-accounting.
 
-Three mechanisms, on the typed upload and on nothing else:
+The mechanisms themselves are stages of the channel (`federation/mechanisms.py`). Two of them together have a proof:
 
-* **the papers' noise** (`noise`, a variance): Gaussian noise on every number a client uploads (FedMR, section 5.6.4).
-  It proves nothing by itself: without a bound on what it hides there is no ε, so ε = ∞. Which rows are sent still
-  tells which items the client touched.
 * **client-level differential privacy** (`clip`, `noise_multiplier`): each client's whole upload is cut to length
-  `clip`, and the server adds Gaussian noise of deviation noise_multiplier · sensitivity to the mixed update, rows that
-  nobody touched included. Protected is the *presence of a client*, all its interactions at once, against whoever sees
-  the models that the server sends. The server itself sees the uploads: against it this needs secure aggregation beside.
-* **rows** ("all", "flipped"): send all rows, or lie about some (randomised response), so that the numbers of the rows
-  do not list the items touched. Zeros still stand out among gradients; it takes noise to hide them.
+  `clip`, and the server adds Gaussian noise to the sum. Protected is the *presence of a client*, all its interactions
+  at once, against whoever sees the models that the server sends. The server itself sees the uploads: against it this
+  needs secure aggregation beside.
+* **local differential privacy** (`clip`, `noise`, `rows="all"`): each client adds the noise itself, against the server
+  too, and pays for it.
 
-Under differential privacy the weights must not depend on data (equal aggregation) and each round's clients are drawn
-without memory: the papers' rule that nobody takes part twice in a row makes rounds depend on each other, and the
-theorems on amplification by sampling do not hold then.
+Under the first the weights must not depend on data (equal aggregation) and each round's clients are drawn without
+memory: the papers' rule that nobody takes part twice in a row makes rounds depend on each other, and the theorems on
+amplification by sampling do not hold then.
 """
 
 import logging
 import math
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from numbers import Real
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from fedlab_mm.draws import keys, normals, uniforms
 from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE_OR_NONE, Settings, one_of, setting
 
-NOISE, ROWS = 1, 2  # salts
 ACCOUNTANTS = ("pld", "rdp")
 SAMPLINGS = ("poisson", "fixed")
 MOST_NOISE = 10_000.0
-
-
-@dataclass(frozen=True)
-class UploadNoise(Settings):
-    """The mechanism that every task knows.
-
-    Attributes:
-        noise: variance of the Gaussian noise that a client adds to every number it uploads.
-    """
-
-    noise: float = setting(0.0, NOT_NEGATIVE)
-
-
-@dataclass(frozen=True)
-class Mechanism(UploadNoise):
-    """The mechanisms of clients that upload rows of items.
-
-    Attributes:
-        clip: the bound on the length of a client's whole upload; None for none.
-        noise_multiplier: of the server's noise, deviation over sensitivity: client-level differential privacy.
-        rows: which rows a client sends: "touched", "all", or "flipped", the truth about each row told with probability
-            e^ε / (1 + e^ε) only.
-        row_epsilon: that ε.
-    """
-
-    clip: float | None = setting(None, POSITIVE_OR_NONE)
-    noise_multiplier: float = setting(0.0, NOT_NEGATIVE)
-    rows: str = setting("touched", one_of("touched", "all", "flipped"))
-    row_epsilon: float | None = setting(None, POSITIVE_OR_NONE)
-
-    def check(self) -> None:
-        if (self.rows == "flipped") != (self.row_epsilon is not None):
-            raise FedlabError(
-                f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
-            )
 
 
 def epsilon(
@@ -224,131 +176,6 @@ def of_recipe(recipe: Recipe, n_users: int, rounds: int | None = None, delta: fl
 
 def _rate(recipe: Recipe, n_users: int) -> float:
     return max(1, round(recipe.clients * n_users)) / n_users if recipe.clients < 1 else 1.0
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A recipe's mechanisms, at work.
-
-    Attributes:
-        noise: variance of what each client adds to every number it sends; clip: the bound on an upload's length.
-        noise_multiplier: z of the server's noise.
-        rows: "touched", "all" or "flipped"; row_epsilon: of the randomised response about each row.
-        seed: of everything drawn.
-    """
-
-    noise: float
-    clip: float | None
-    noise_multiplier: float
-    rows: str
-    row_epsilon: float | None
-    seed: int
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Guard":
-        m = next((part for part in recipe.parts if isinstance(part, Mechanism)), Mechanism(noise=recipe.noise))
-        return cls(m.noise, m.clip, m.noise_multiplier, m.rows, m.row_epsilon, recipe.seed)
-
-    @property
-    def idle(self) -> bool:
-        """Does a client send its upload as it is?"""
-        return not self.noise and self.clip is None and self.rows == "touched"
-
-    def sent_CI(self, touched_CI: Tensor, clients: np.ndarray, round: int) -> Tensor:
-        """Which rows each client sends, bool [C, I].
-
-        "flipped": each row's truth is told with probability e^ε / (1 + e^ε), else its opposite (Warner 1965), so each
-        single bit is ε-locally private. A client's histories differ in many bits: the whole set is not.
-        """
-        if self.rows == "all":
-            return torch.ones_like(touched_CI)
-        if self.rows == "touched" or self.row_epsilon is None:
-            return touched_CI
-        lie = 1 / (1 + math.exp(self.row_epsilon))
-        drawn = uniforms(keys(self.seed, round, clients, ROWS)[:, None], np.arange(touched_CI.shape[1]))
-        return touched_CI ^ torch.from_numpy(drawn < lie).to(touched_CI.device)
-
-    def factor_C(self, changes: Mapping[str, Tensor]) -> Tensor:
-        """What each client multiplies its upload by, so that it is no longer than `clip`: min(1, clip / length), [C].
-
-        Args:
-            changes: name -> [C, …], zero where nothing is sent.
-        """
-        first = next(iter(changes.values()))
-        if self.clip is None:
-            return first.new_ones(len(first))
-        squares_C = sum(c.double()[:, None].flatten(1).square().sum(dim=1) for c in changes.values())
-        assert isinstance(squares_C, Tensor)
-        length_C = squares_C.sqrt().clamp(min=1e-300)
-        # A hair inside, so that rounding the product to single precision cannot carry it over the bound.
-        return (self.clip * (1 - 1e-6) / length_C).clamp(max=1).to(first)
-
-    def noise_of(self, name: str, like: Tensor, clients: np.ndarray, round: int, rows_CN: Tensor | None) -> Tensor:
-        """Each client's own noise for one part.
-
-        A number's noise depends on the client, the part, and its place in the part (the item, for a part by item), not
-        on what else is sent: so engines agree.
-
-        Args:
-            like: [C, N, …] for rows, [C, …] for a whole part; rows_CN: the items, None for a whole part.
-        """
-        shape = like.shape[1:] if rows_CN is None else like.shape[2:]
-        width = math.prod(shape)
-        # The owner's name counts too: all layers have a "weight", and noise that two of them shared would cancel.
-        owner = zlib.crc32(name.rpartition(".")[0].encode())
-        salt = NOISE + owner + (int.from_bytes(name.encode()[-6:], "big") << 8)
-        key = keys(self.seed, round, clients, salt)
-        if rows_CN is None:
-            # A stream for each client is some twelve times faster than numbers that can be had one by one, as of rows.
-            drawn, source = np.empty((len(clients), width), dtype=np.float32), torch.Generator()
-            for row, seed in zip(drawn, key.tolist(), strict=True):
-                source.manual_seed(seed)
-                torch.from_numpy(row).normal_(generator=source)
-        else:
-            places = rows_CN.cpu().numpy()[:, :, None] * width + np.arange(width)
-            drawn = normals(key[:, None, None], places)
-        return math.sqrt(self.noise) * torch.from_numpy(drawn).to(like).view(like.shape)
-
-    def add_server_noise(self, mixed: Mapping[str, Tensor], alpha_C: np.ndarray, recipe: Recipe, round: int) -> None:
-        """Add noise of deviation z · Δ to every number of the mixed update, in place.
-
-        Δ, the most that a client can move it, is its weight times the bound on its upload: α · clip for a client that
-        may or may not be there, 2 · α · clip where one stands in for another.
-        """
-        if not self.noise_multiplier or self.clip is None:
-            return
-        swapped = recipe.sampling == "fixed" and recipe.clients < 1
-        deviation = self.noise_multiplier * self.clip * float(alpha_C.max()) * (2 if swapped else 1)
-        key = keys(self.seed, round, np.zeros(1, dtype=np.int64), salt=NOISE)
-        generator = torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
-        for name in sorted(mixed):
-            total = mixed[name]
-            drawn = torch.randn(total.shape, generator=generator, dtype=torch.float64)
-            total.add_((deviation * drawn).to(total))
-
-
-def check(recipe: Recipe, aggregation: str) -> None:
-    """Refuse what would make a recipe's privacy a claim without a proof.
-
-    Raises:
-        FedlabError: noise by the server without a bound on uploads, weights that depend on data, sampling with memory,
-            negatives that tell how popular items are.
-    """
-    if not recipe.noise_multiplier:
-        return
-    why = None
-    if recipe.clip is None:
-        why = "needs clip, a bound on each client's upload: without one no noise is enough"
-    elif aggregation != "equal":
-        why = f"needs aggregation='equal': '{aggregation}' weighs a client by how much data it has, which tells it"
-    elif recipe.sampling == "rested" and recipe.clients < 1:
-        why = (
-            "needs sampling='poisson' or 'fixed': under 'rested' a round depends on the last, and nothing is amplified"
-        )
-    elif recipe.negatives_by != "uniform":
-        why = "needs negatives_by='uniform': popularity is counted on all clients' data"
-    if why:
-        raise FedlabError(f"noise_multiplier={recipe.noise_multiplier} {why}")
 
 
 def _check_range(name: str, value: float, low: float, high: float, what: str, open_below: bool = False) -> None:

@@ -37,8 +37,8 @@ class Recipe(Settings):
     The settings below are those of every run. Others belong to its parts and are named in the same way,
     `Recipe(operators=("sum",))`: what ranking reads (`fedlab_mm.tasks.ranking.Ranking.Params`: operators, negatives,
     dim, k, …), click prediction (`fedlab_mm.tasks.clicks.Clicks.Params`), the mechanisms of privacy
-    (`fedlab_mm.privacy.Mechanism`: noise, clip, …), and what a backbone or a method declares, such as FedRAP's alpha.
-    `recipe.settings` lists them.
+    (`fedlab_mm.federation.mechanisms`: noise, clip, …), and what a backbone or a method declares, such as FedRAP's
+    alpha. `recipe.settings` lists them.
 
     The defaults of feature_scale and rounds, and the rates of linear backbones under SGD, were chosen by validation
     NDCG@50 on KU and the toy set, 18 settings for `none` and 24 for `fedvlr`, seed 0.
@@ -81,7 +81,7 @@ class Recipe(Settings):
     patience: int | None = setting(None, at_least(1))
     local_epochs: int = setting(5, at_least(1))
     clients: float = setting(1.0)
-    sampling: str = setting("rested", one_of("rested", "fixed", "poisson"))
+    sampling: str = setting("rested", member_of("sampling"))
     lr: float | None = setting(None, POSITIVE_OR_NONE)
     shared_lr: float | None = setting(None, POSITIVE_OR_NONE)
     optimizer: str = setting("sgd", one_of("sgd", "adam"))
@@ -302,7 +302,7 @@ def _owners(backbone: str, method: str, tasks: Sequence[str] | None = None) -> l
     fitting = [task for task in known if all(has(task))] or [task for task in known if any(has(task))]
     owners: list[type[Settings]] = []
     for task in fitting:
-        owners += [task.Params, task.mechanism]
+        owners += [task.Params, *(stage.Params for stage in _stages(task))]
         for family, name in (("backbone", backbone), ("method", method)):
             if name in names(f"{task.prefix}{family}"):
                 owners.append(getattr(lookup(f"{task.prefix}{family}", name), "Params", Settings))
@@ -326,12 +326,20 @@ def _all_owners() -> Iterator[tuple[type[Settings], str]]:
     tasks = _tasks()
     for task in tasks:
         yield task.Params, task.what
-        yield task.mechanism, task.what
+        for stage in _stages(task):
+            yield stage.Params, task.what
     for task in tasks:
         for family in ("backbone", "method"):
             for name in names(f"{task.prefix}{family}"):
                 owner = getattr(lookup(f"{task.prefix}{family}", name), "Params", Settings)
                 yield owner, f"{task.prefix}{family} '{name}'"
+
+
+def _stages(task: Any) -> list[Any]:
+    """The stages of the channel between a task's clients and their server."""
+    name = next(n for n in names("task") if lookup("task", n) is type(task) or lookup("task", n) is task)
+    stages = sorted((lookup("stage", n) for n in names("stage")), key=lambda stage: stage.order)
+    return [stage for stage in stages if name in stage.tasks]
 
 
 def _tasks() -> list[Any]:

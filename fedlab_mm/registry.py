@@ -18,7 +18,7 @@ from fedlab_mm.provenance import is_foreign, what_runs
 T = TypeVar("T")
 
 _FAMILIES: dict[str, dict[str, Any]] = {}
-_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential simulation tasks".split()
+_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential federation tasks".split()
 _LATER = {"figure": "figures"}  # they bring matplotlib
 _imported: set[str] = set()
 

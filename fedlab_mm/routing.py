@@ -23,8 +23,22 @@ class Router(nn.Module):
 
     def forward(self, views_END: Tensor, own_N: Tensor) -> Tensor:
         """w_u [E]; own_N is 1 / n_u where a row is one of the user's n_u training items, and 0 elsewhere."""
-        summary_1K = torch.einsum("n,end->ed", own_N, views_END).flatten()[None]
-        return torch.softmax(self.output(torch.relu(self.hidden(summary_1K)))[0], dim=0)
+        summary_K = torch.einsum("n,end->ed", own_N, views_END).flatten()
+        product_H = times(summary_K, self.hidden.weight.mT)
+        return choose(product_H, self.hidden.bias, self.output.weight, self.output.bias)[0]
+
+
+def choose(product_H: Tensor, bias_H: Tensor, weight_EH: Tensor, bias_E: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(W₂ relu(W₁ x + b₁) + b₂) from W₁ x: the weights [E], and the hidden units [H]. Leading axes, of clients
+    each with a router of its own, are carried along."""
+    hidden_H = torch.relu(product_H + bias_H)
+    return torch.softmax(times(hidden_H, weight_EH.mT) + bias_E, dim=-1), hidden_H
+
+
+def times(vector_x: Tensor, matrix_xy: Tensor) -> Tensor:
+    """vᵀM, [y]; leading axes are carried along. A row times a matrix: on two cores batched products with a column take
+    nine times as long."""
+    return torch.matmul(vector_x.unsqueeze(-2), matrix_xy).squeeze(-2)
 
 
 def route(weights_E: Tensor, views_END: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 
 import fedlab_mm as fl
 from fedlab_mm.data import build
+from fedlab_mm.federation.channel import Intake
+from fedlab_mm.tasks import federation_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -81,3 +83,17 @@ def recipe() -> fl.Recipe:
         shared_lr=0.1,
         weight_decay=1e-3,
     )
+
+
+def engine_of(name: str, recipe: fl.Recipe, data):
+    """A recipe's federation under a backend, before its first round."""
+    return federation_of(recipe.but(engine=name), data)
+
+
+def train_clients(federation, samples, alpha_C, sent):
+    """What a round's clients keep, and `mixed`, what arrives of them."""
+    federation.memory.begin(sent)
+    intake = Intake(federation.channel, federation.round + 1, federation.nothing(sent))
+    work = federation.backend.train(samples, alpha_C, sent, intake)
+    work.mixed = intake.mixed
+    return work

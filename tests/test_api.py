@@ -265,7 +265,7 @@ def test_records_show_themselves_in_a_few_lines(trained, world, small_toy):
     uploads = []
     engine = record.model
     loop = next(fl.rounds(trained.recipe.but(engine="loop"), world)).model
-    loop.observer = lambda upload, sent: uploads.append(upload)
+    loop.channel.watch(lambda upload, sent: uploads.append(upload))
     loop.step()
     log = fl.load("toy-clicks")
     for thing in (record, uploads[0], world, world.train, log, trained.recipe, engine):

@@ -14,8 +14,8 @@ import torch
 
 import fedlab_mm as fl
 from fedlab_mm import cli
+from fedlab_mm.federation import Federation
 from fedlab_mm.interrupts import Interrupted
-from fedlab_mm.registry import lookup
 from tests.test_cli import FAST, NOWHERE, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ def ctrl_c_in(monkeypatch):
     """Ctrl-C comes while a round of this number is under way, counted over all that is trained."""
 
     def arrange(*rounds):
-        step, done = lookup("engine", "stacked").step, []
+        step, done = Federation.step, []
 
         def pressed(engine):
             done.append(engine)
@@ -34,7 +34,7 @@ def ctrl_c_in(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             return step(engine)
 
-        monkeypatch.setattr(lookup("engine", "stacked"), "step", pressed)
+        monkeypatch.setattr(Federation, "step", pressed)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield arrange
@@ -222,9 +222,9 @@ def test_a_polite_end_from_outside_keeps_what_ctrl_c_keeps(tmp_path):
     code = (
         "import signal, sys\n"
         "from fedlab_mm import cli\n"
-        "from fedlab_mm.registry import lookup\n"
+        "from fedlab_mm.federation import Federation\n"
         "import fedlab_mm as fl\n"
-        "E = lookup('engine', 'stacked'); step = E.step\n"
+        "E = Federation; step = E.step\n"
         "def pressed(self):\n    signal.raise_signal(signal.SIGTERM)\n    return step(self)\n"
         "E.step = pressed\n"
         f"sys.exit(cli.main(['train', '--rounds', '3', '--dim', '4', '--out', {str(tmp_path / 'run')!r}]))\n"

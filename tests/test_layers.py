@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "fedlab_mm"
 LAYERS = (
     "errors provenance interrupts registry version files network draws threads settings recipe records encoding data "
-    "fusion routing grouping losses backbones methods sequential centralised privacy attacks aggregation "
-    "simulation evaluation tasks geometry audit reported experiments plotting figures widgets cli"
+    "fusion routing grouping losses aggregation backbones methods sequential centralised privacy attacks "
+    "federation evaluation tasks geometry audit reported experiments plotting figures widgets cli"
 ).split()
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -5,6 +5,7 @@ import torch
 
 import fedlab_mm as fl
 from fedlab_mm.registry import lookup, names
+from tests.conftest import engine_of
 
 FUSING = [m for m in names("method") if lookup("method", m).fuses]
 
@@ -21,7 +22,7 @@ def features(world):
 def test_a_new_item_scores_as_a_known_one_that_has_only_its_features(world, recipe, features, name, backbone, method):
     """A catalogue item with every row of its own set to zero is what a new item with its features is."""
     r = recipe.but(backbone=backbone, method=method, engine=name, precision="float64")
-    engine = lookup("engine", name)(r, world)
+    engine = engine_of(name, r, world)
     engine.step()
     new = engine.scores_of_new(features)
     assert new.shape == (world.n_users, 4)

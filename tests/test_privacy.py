@@ -9,10 +9,9 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm import privacy
 from fedlab_mm.draws import keys, normals, uniforms
-from fedlab_mm.privacy import Guard
+from fedlab_mm.federation.mechanisms import HideRows, Noise, ServerNoise
 from fedlab_mm.registry import names
-from fedlab_mm.simulation.loop import Loop
-from tests.conftest import private_of, tiny
+from tests.conftest import engine_of, private_of, tiny
 
 SETTINGS = [(1.0, 0.1, 100), (2.0, 1.0, 50), (0.7, 0.05, 400), (4.0, 0.3, 1000)]
 GUARDS = [
@@ -205,8 +204,8 @@ def test_the_chunk_and_the_company_do_not_change_the_noise(recipe, world):
 
 def uploads_of(recipe, data):
     seen = []
-    engine = Loop(recipe.but(engine="loop"), data)
-    engine.observer = lambda upload, sent: seen.append((upload, {n: v.clone() for n, v in sent.items()}))
+    engine = engine_of("loop", recipe, data)
+    engine.channel.watch(lambda upload, sent: seen.append((upload, {n: v.clone() for n, v in sent.items()})))
     engine.step()
     return seen, engine
 
@@ -244,10 +243,10 @@ def test_the_papers_noise_has_its_variance_in_each_upload_and_after_aggregation(
 
 def test_layers_do_not_share_their_noise():
     """Else one layer of an upload, taken from another, would be without noise."""
-    guard = Guard.of(fl.Recipe(noise=1.0))
+    noise = Noise(fl.Recipe(noise=1.0))
     like, who = torch.zeros(1, 2000, dtype=torch.float64), np.array([3])
     names = ["hidden.0.weight", "hidden.1.weight", "hidden.0.bias", "blocks.0.query.weight", "item_table"]
-    drawn = torch.cat([guard.noise_of(name, like, who, 1, None) for name in names]).numpy()
+    drawn = torch.cat([noise.draw(name, like, who, 1, None) for name in names]).numpy()
     assert np.abs(np.corrcoef(drawn) - np.eye(len(names))).max() < 0.1
 
 
@@ -267,7 +266,7 @@ def test_the_servers_noise_is_scaled_to_the_sensitivity_of_the_mean(recipe, samp
 
 def test_a_fixed_divisor_under_poisson_sampling_and_rounds_that_nobody_comes_to(recipe, world):
     sparse = recipe.but(method="none", clients=0.12, sampling="poisson", aggregation="equal", rounds=30)
-    engine = Loop(sparse.but(engine="loop"), world)
+    engine = engine_of("loop", sparse, world)
     sizes = []
     for _ in range(30):
         sizes.append(len(engine.sample_clients(engine.round + 1)))
@@ -283,7 +282,7 @@ def test_a_fixed_divisor_under_poisson_sampling_and_rounds_that_nobody_comes_to(
 def test_sampling_without_memory_takes_a_client_twice_in_a_row_as_often_as_chance(recipe):
     data = tiny(n_users=40)
     for sampling, expected in (("fixed", 10), ("poisson", 10), ("rested", 0)):
-        engine = Loop(recipe.but(engine="loop", clients=0.5 if sampling != "rested" else 0.4, sampling=sampling), data)
+        engine = engine_of("loop", recipe.but(clients=0.5 if sampling != "rested" else 0.4, sampling=sampling), data)
         both, before = [], np.zeros(0)
         for t in range(1, 200):
             now = engine.sample_clients(t)
@@ -293,9 +292,9 @@ def test_sampling_without_memory_takes_a_client_twice_in_a_row_as_often_as_chanc
 
 
 def test_flipped_rows_are_flipped_with_the_promised_chance():
-    guard = Guard(0.0, None, 0.0, "flipped", row_epsilon=1.5, seed=0)
+    stage = HideRows(fl.Recipe(rows="flipped", row_epsilon=1.5))
     truth = torch.rand(300, 500, generator=torch.Generator().manual_seed(0)) < 0.2
-    told = guard.sent_CI(truth, np.arange(300), 1)
+    told = stage.told_CI(truth, np.arange(300), 1)
     lie = 1 / (1 + math.exp(1.5))
     assert (told != truth).double().mean() == pytest.approx(lie, abs=0.005)
     assert (told & truth).sum() / truth.sum() == pytest.approx(1 - lie, abs=0.01)
@@ -325,8 +324,7 @@ def test_an_auditor_with_a_canary_stays_below_epsilon():
 
     def seen(present: bool, z: float, seed: int) -> float:
         mixed = {"item_table": canary * present / n}
-        guard = Guard(0.0, clip, z, "touched", None, seed)
-        guard.add_server_noise(mixed, np.full(n, 1 / n), fl.Recipe(clip=clip), round=1)
+        ServerNoise(fl.Recipe(clip=clip, noise_multiplier=z, seed=seed)).at_server(mixed, 1 / n, t=1)
         return float((mixed["item_table"] * canary).sum() / clip)
 
     def bound(z: float) -> float:

@@ -7,7 +7,7 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.data import build
 from fedlab_mm.registry import lookup, names
-from tests.conftest import but
+from tests.conftest import but, engine_of
 
 FUSING = [m for m in names("method") if lookup("method", m).fuses]
 
@@ -26,7 +26,7 @@ def with_audio(world):
 def test_any_modalities_and_any_left_out(with_audio, recipe, method, without):
     operators = ("sum", "mlp", "gate", "attention", "solo")
     r = but(recipe, method=method, without=without, operators=operators, precision="float64", chunk=4, dataset="tiny")
-    engines = [lookup("engine", e)(r.but(engine=e), with_audio) for e in ("loop", "stacked")]
+    engines = [engine_of(e, r.but(engine=e), with_audio) for e in ("loop", "stacked")]
     for engine in engines:
         engine.step()
         engine.step()
@@ -77,7 +77,7 @@ def test_modalities_of_unequal_rows(world):
 def test_views_of_one_size(world, recipe, method):
     """view_scale sets every view's root mean square, in both engines, for new items by the catalogue's factors."""
     r = but(recipe, method=method, view_scale=0.3, operators=("sum", "gate", "solo"), precision="float64", chunk=4)
-    engines = [lookup("engine", e)(r.but(engine=e), world) for e in ("loop", "stacked")]
+    engines = [engine_of(e, r.but(engine=e), world) for e in ("loop", "stacked")]
     for engine in engines:
         engine.step()
         engine.step()
@@ -95,7 +95,7 @@ def test_views_of_one_size(world, recipe, method):
 def test_a_user_who_leans_on_one_signal_can_choose_it_outright(world, recipe):
     """A router that puts all its weight on a solo view scores by that signal alone."""
     r = recipe.but(operators=("sum", "solo:image"), engine="loop", precision="float64")
-    engine = lookup("engine", "loop")(r, world)
+    engine = engine_of("loop", r, world)
     engine.private["router.output.bias"][0] = torch.tensor([-100.0, 100.0])
     image = engine.method.broadcast()["views"][:, 1]
     theta, bias = engine.private["backbone.predictor.weight"][0, 0], engine.private["backbone.predictor.bias"][0]

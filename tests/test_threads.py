@@ -9,8 +9,9 @@ import torch
 
 import fedlab_mm as fl
 from fedlab_mm import threads
-from fedlab_mm.registry import lookup, names
+from fedlab_mm.registry import names
 from fedlab_mm.threads import Course, Pace, lap, paced, single, spare
+from tests.conftest import engine_of
 
 
 def work(pace: Pace, seconds_of, laps: int = 10) -> tuple[int, float]:
@@ -191,7 +192,7 @@ def test_rounds_do_not_depend_on_the_number_of_threads(world, recipe, backbone, 
     states = []
     for n in ("1", "2", "5"):
         monkeypatch.setenv(threads.VARIABLE, n)
-        engine = lookup("engine", "stacked")(recipe.but(backbone=backbone, method=method, precision="float64"), world)
+        engine = engine_of("stacked", recipe.but(backbone=backbone, method=method, precision="float64"), world)
         for _ in range(2):
             engine.step()
         states.append({**engine.state(), "scores": engine.scores()})

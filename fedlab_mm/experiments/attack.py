@@ -11,7 +11,7 @@ from fedlab_mm.experiments.inputs import data_of
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup
-from fedlab_mm.simulation.loop import Loop
+from fedlab_mm.tasks import federation_of
 
 
 def attack(
@@ -57,12 +57,12 @@ def attack(
     with tqdm(total=total, desc=f"attack {kind}", unit="round", disable=not progress, delay=1) as bar:
 
         def watch(world: Dataset, seed: int) -> Ledger:
-            engine = Loop(recipe.but(engine="loop", seed=seed), world)
-            ledger = Ledger.of(engine.method, world.n_users, secure)
-            engine.observer = ledger.take
+            federation = federation_of(recipe.but(engine="loop", seed=seed), world)
+            ledger = Ledger.of(federation.method, world.n_users, secure)
+            federation.channel.watch(ledger.take)
             for _ in range(rounds):
-                record = engine.step()
-                ledger.close_round(record.clients, engine.last_mixed)
+                record = federation.step()
+                ledger.close_round(record.clients, federation.last_mixed)
                 bar.update()
             return ledger
 

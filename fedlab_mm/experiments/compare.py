@@ -11,11 +11,11 @@ import pandas as pd
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.experiments.inputs import check_task, data_of
 from fedlab_mm.experiments.train import train
+from fedlab_mm.federation.pace import pace
 from fedlab_mm.interrupts import Interrupted
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import ClickLog, Dataset
 from fedlab_mm.registry import lookup
-from fedlab_mm.simulation.engine import pace
 from fedlab_mm.tasks import Judged, Task, task_of
 
 

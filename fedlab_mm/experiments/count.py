@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.federation.traffic import traffic
 from fedlab_mm.methods import Method
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, names
-from fedlab_mm.simulation.engine import traffic
 
 
 def count_parameters(

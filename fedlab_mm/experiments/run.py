@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from fedlab_mm.data.load import load
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.federation import Federation
+from fedlab_mm.federation.state import read_tensors
 from fedlab_mm.files import whole
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import SPLITS, ClickLog, Dataset, Model
-from fedlab_mm.simulation import Engine
-from fedlab_mm.simulation.state import read_tensors
-from fedlab_mm.tasks import task_of
+from fedlab_mm.tasks import federation_of, task_of
 from fedlab_mm.threads import fixed
 from fedlab_mm.version import __version__, versions
 
@@ -308,7 +308,7 @@ def load_run(
             "computed from its state now may differ",
             stacklevel=2,
         )
-    engine: Engine = task_of(data).engine(recipe)(recipe, data)
+    engine: Federation = federation_of(recipe, data)
     engine.load_state(best_state)
     return Run(recipe, data, history, test, best_round, engine, last_state, code)
 

@@ -13,12 +13,12 @@ from fedlab_mm.errors import DivergedError, FedlabError
 from fedlab_mm.experiments.cache import kept
 from fedlab_mm.experiments.inputs import data_of
 from fedlab_mm.experiments.run import Run
+from fedlab_mm.federation import Federation
+from fedlab_mm.federation.pace import pace
 from fedlab_mm.interrupts import Interrupted, patient
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import ClickLog, Dataset, Model, RoundRecord
-from fedlab_mm.simulation import Engine
-from fedlab_mm.simulation.engine import pace
-from fedlab_mm.tasks import task_of
+from fedlab_mm.tasks import federation_of, task_of
 
 
 def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run | None = None) -> Iterator[RoundRecord]:
@@ -45,16 +45,16 @@ def rounds(recipe: Recipe, data: Dataset | ClickLog | None = None, resume: Run |
     return _rounds(_engine_of(recipe, data, resume), resume)
 
 
-def _engine_of(recipe: Recipe, data: Dataset | ClickLog, resume: Run | None) -> Engine:
+def _engine_of(recipe: Recipe, data: Dataset | ClickLog, resume: Run | None) -> Federation:
     if resume is not None:
         _check_resume(recipe, data, resume)
-    engine: Engine = task_of(data).engine(recipe)(recipe, data)
+    engine: Federation = federation_of(recipe, data)
     if resume is not None:
         engine.load_state(dict(resume.last_state))
     return engine
 
 
-def _rounds(engine: Engine, resume: Run | None) -> Iterator[RoundRecord]:
+def _rounds(engine: Federation, resume: Run | None) -> Iterator[RoundRecord]:
     recipe, goal = engine.recipe, task_of(engine.data).goal(engine.recipe)
     waited, best = _waited(goal, resume)
     while engine.round < recipe.rounds and not (recipe.patience and waited >= recipe.patience):

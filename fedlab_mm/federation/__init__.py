@@ -1,8 +1,8 @@
-"""Rounds of federated training: `loop` reads like the papers' pseudocode, `stacked` is fast; both give one result."""
+"""Rounds of federated training: `round.py` is the papers' algorithm, `backends` run its clients."""
 
+from fedlab_mm.federation.base import Federation
 from fedlab_mm.registry import import_members
-from fedlab_mm.simulation.engine import Engine
 
 import_members(__name__, __path__)
 
-__all__ = ["Engine"]
+__all__ = ["Federation"]

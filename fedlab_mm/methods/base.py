@@ -10,10 +10,8 @@ One round, whatever the method and the backbone:
 `parts` says of each name how a client treats it, so an engine and a test need to know nothing else about a method.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -26,78 +24,13 @@ from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer
+from fedlab_mm.methods.parts import PERSONAL, Batch, Client, Memory, Parameters, Part, Shared
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
 from fedlab_mm.settings import Settings
 
-Parameters = Mapping[str, Tensor]
-PERSONAL = "personal_table"  # the one private parameter with a row for each item
 LARGEST_STEP = 25.0  # of an average client's row, times η; at 88 FCF diverged on short videos, at 50 it did not
-
-
-@dataclass(frozen=True)
-class Part:
-    """How a client treats one tensor of what it is sent.
-
-    Attributes:
-        by_item: its first axis are the items; a client reads and uploads the rows that it touches.
-        moves: the client trains its copy.
-        upload: "value", its copy after the local epochs; "gradient", summed over them; None, nothing.
-        by_group: its last axis are the groups of clients; a client is sent the column of its own.
-    """
-
-    by_item: bool
-    moves: bool
-    upload: str | None
-    by_group: bool = False
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A client's samples, row by row: a row is an item that it touches, and stands for all its draws.
-
-    An item is always drawn with one label (a negative is never a training item), so the mean loss over samples is
-    Σ_n share_N[n] · loss(row n). Rows of weight zero everywhere change nothing: `stacked` pads with them.
-
-    Attributes:
-        share_N: draws of the row's item over all draws; sums to one.
-        label_N: 1 for a training item, 0 for a negative.
-        own_N: 1 / n_u for the n_u training items, else 0: what the router averages over.
-    """
-
-    share_N: Tensor
-    label_N: Tensor
-    own_N: Tensor
-
-
-class Client(nn.Module):
-    """The private modules of a device: the backbone and, where views are to be mixed, the router. Under a backbone with
-    a personal table, that too, one row an item."""
-
-    def __init__(self, backbone: Backbone, router: Router | None = None, personal: Tensor | None = None):
-        super().__init__()
-        self.backbone, self.router = backbone, router
-        if personal is not None:
-            self.register_parameter(PERSONAL, nn.Parameter(personal))
-
-
-class Shared(nn.Module):
-    """What the server holds: a method's own tables and fusion, and the layers that a backbone shares.
-
-    `item_table` is D of an ID-based recommender, [I, item_width]; under fusion only backbones with a table of their own
-    have one.
-    """
-
-    def __init__(self, backbone: Backbone, fusion: nn.Module | None = None, item_table: Tensor | None = None):
-        super().__init__()
-        self.backbone = copy.deepcopy(backbone)
-        for name in sorted(backbone.private):
-            owner, _, leaf = name.rpartition(".")
-            delattr(self.backbone.get_submodule(owner), leaf)
-        self.fusion = fusion
-        if item_table is not None:
-            self.item_table = nn.Parameter(item_table)
 
 
 class Method:
@@ -111,6 +44,8 @@ class Method:
         n_samples: the mean number of a client's samples, if known: an engine says it.
         shown: names of the private parameters that the server is shown (GFMFR groups by them). They stay private in
             that nobody else gets them, and nothing is averaged into them.
+        second_loss: what a client minimises beside L_recon, towards a target for each row, which `guide` names; None
+            where there is nothing.
         Params: the class of its own settings; a recipe of it has them.
 
     Args:
@@ -131,6 +66,7 @@ class Method:
     client: Client
     parts: dict[str, Part]
     n_samples: float = math.inf
+    second_loss: Loss | None = None
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         self.recipe, self.n_items = recipe, n_items
@@ -248,14 +184,20 @@ class Method:
         items_NW, common_NW = self.represent(local, batch.own_N)
         logits_N = self.score(items_NW, local)
         loss = torch.dot(batch.share_N, self.loss.of(logits_N, batch.label_N))
-        if "guidance" in local:
-            loss = loss + self.beside(logits_N, local, batch)
+        if self.second_loss is not None and "guidance" in local:
+            of_target_N = self.second_loss.of(logits_N, local["target"])
+            loss = loss + local["guidance"] * torch.dot(batch.share_N, of_target_N)
         if PERSONAL in local:
             loss = loss + self.client.backbone.penalty(common_NW, local[PERSONAL], batch.share_N, self.recipe, round)
         return loss
 
-    def beside(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
-        """What a method adds to a client's mean loss, where `local` holds its weight, "guidance"."""
+    def guide(self, logits_N: Tensor, local: Parameters, batch: Batch, round: int) -> dict[str, Tensor]:
+        """Under a method with a second loss, what a client aims at in this round: "target" [N] and its weight,
+        "guidance". What it remembers from round to round among its private parameters, it may move in place.
+
+        Args:
+            logits_N: its scores as the round begins. Leading axes of clients are carried along.
+        """
         raise NotImplementedError
 
     def client_update(
@@ -276,6 +218,8 @@ class Method:
         copies = {n: sent[n].clone() for n, part in self.parts.items() if part.moves}
         sums = {n: torch.zeros_like(sent[n]) for n, part in self.parts.items() if part.upload == "gradient"}
         local = {**private, **sent, **copies}
+        if self.second_loss is not None:
+            local |= self._guided(local, batch, round, stacked)
         optimizer = self.local_optimizer({**private, **copies}, round)
         losses = []
         for _ in range(self.recipe.local_epochs):
@@ -287,6 +231,11 @@ class Method:
                 losses.append(loss)
         n_phases = len(losses) // self.recipe.local_epochs
         return torch.stack(losses[::n_phases]).mean(dim=0), {**copies, **{f"∇{n}": g for n, g in sums.items()}}
+
+    @torch.no_grad()
+    def _guided(self, local: Parameters, batch: Batch, round: int, stacked: bool) -> dict[str, Tensor]:
+        logits = torch.func.vmap(self.logits)(dict(local), batch.own_N) if stacked else self.logits(local, batch.own_N)
+        return self.guide(logits, local, batch, round)
 
     def phases(self) -> list[list[str]]:
         """What is stepped at once: everything, or what is private and then, from new gradients, what is shared."""
@@ -401,6 +350,28 @@ class Method:
         if "item_table" in self.parts:
             parts["item_table"] = self.shared.item_table.new_zeros(n_new, self.client.backbone.item_width)
         return parts
+
+    def sends_rows(self, name: str) -> bool:
+        """Does a client upload only the rows of a part that it touched? Else all of it, or nothing."""
+        part = self.parts[name]
+        if part.upload == "value" and self.client.backbone.keeps_items:
+            return False
+        return part.by_item and part.upload is not None
+
+    def memory(self, n_users: int, n_wanted: int) -> Memory:
+        """What the server remembers of its clients from round to round; nothing, unless a subclass says otherwise.
+
+        Args:
+            n_wanted: how many clients a round has, or is expected to have.
+        """
+        return Memory()
+
+    @torch.no_grad()
+    def as_seen(self, shown: Parameters, items_IW: Tensor) -> Tensor:
+        """Items, [I, item_width], scored by a prediction function that was `shown` and the shared layers: [I]."""
+        layers = dict(self.shared.backbone.named_parameters())
+        own = {name.removeprefix("backbone."): shown[name] for name in self.shown}
+        return functional_call(self.client.backbone, {**layers, **own}, (items_IW,))
 
     def n_rows(self, sent: Parameters) -> int:
         """How many items something broadcast speaks of: the catalogue's, and new ones where there are any."""

@@ -14,7 +14,8 @@ The maps of each signal to D dimensions belong to γ.
 from torch import Tensor
 from torch.func import functional_call
 
-from fedlab_mm.methods.base import PERSONAL, Method, Parameters, Part
+from fedlab_mm.methods.base import Method
+from fedlab_mm.methods.parts import PERSONAL, Parameters, Part
 from fedlab_mm.methods.serverside import BankOnServer
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register

@@ -12,7 +12,7 @@ views stand still meanwhile), and the chain rule does the rest on the server, on
 Σ_u α_u ∇γ^(u) = (∂F/∂γ)ᵀ Σ_u α_u ∂L_u/∂F.
 """
 
-from fedlab_mm.methods.base import Parameters
+from fedlab_mm.methods.parts import Parameters
 from fedlab_mm.methods.serverside import BankOnServer, ServerSide
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register

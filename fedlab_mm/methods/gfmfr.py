@@ -4,19 +4,23 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
-from torch.nn import functional as F
 
+from fedlab_mm.aggregation import Aggregation, by_group
+from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import Bank, Inputs, map_name
-from fedlab_mm.grouping import MOST
-from fedlab_mm.methods.base import Batch, Parameters, Part
+from fedlab_mm.grouping import MOST, aligned, split
+from fedlab_mm.losses import Divergence
 from fedlab_mm.methods.none import NoFusion
+from fedlab_mm.methods.parts import Batch, Memory, Parameters, Part
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, one_of, setting
@@ -27,6 +31,8 @@ NONE = 1e9  # stands where a group has no preference yet; no logit is as large
 MEMORY = 0.9  # of the moving average of a client's ratio of losses
 LARGEST = 10.0  # that the ratio may become: where a client agrees with its group there is nothing to scale up
 FIT_LR = 0.01
+SALT = 0x6F47
+BEHAVIOUR = 32  # components of the features that behaviour is described by
 
 
 @register("method", "gfmfr")
@@ -78,6 +84,8 @@ class GFMFR(NoFusion):
         distill_scale: str = setting("none", one_of("ratio", "none"))
         fit_epochs: int = setting(50, at_least(1))
 
+    second_loss = Divergence()
+
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         if not self.features:
@@ -108,44 +116,28 @@ class GFMFR(NoFusion):
     def phases(self) -> list[list[str]]:
         return [[n for n in phase if n != RATIO] for phase in super().phases()]
 
-    def client_update(
-        self, private: dict[str, Tensor], sent: Parameters, batch: Batch, round: int, stacked: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            local = {**private, **sent}
-            if stacked:
-                logits = torch.func.vmap(lambda own, own_N: self.logits(own, own_N))(local, batch.own_N)
-            else:
-                logits = self.logits(local, batch.own_N)
-            guided = self.guided(logits, sent["preferences"], batch, private[RATIO], round)
-        return super().client_update(private, {**sent, **guided}, batch, round, stacked)
-
-    def guided(
-        self, logits_N: Tensor, preferences_N: Tensor, batch: Batch, ratio_1: Tensor, round: int
-    ) -> dict[str, Tensor]:
+    def guide(self, logits_N: Tensor, local: Parameters, batch: Batch, round: int) -> dict[str, Tensor]:
         """What a client distils from in this round: its group's preferences and their weight λ_t · c_u, zero where it
-        has no group yet. Moves the client's average of the ratio. Leading axes of clients are carried along."""
+        has no group yet. Moves the client's average of the ratio."""
+        preferences_N, ratio_1 = local["preferences"], local[RATIO]
         known = (preferences_N < NONE).all(dim=-1)
         preferences_N = torch.where(preferences_N < NONE, preferences_N, 0.0)
         weight = known.to(logits_N) * self.strength(round)
         if self.recipe.distill_scale == "ratio":
             recommended = (batch.share_N * self.loss.of(logits_N, batch.label_N)).sum(dim=-1)
-            distilled = (batch.share_N * divergence(logits_N, preferences_N)).sum(dim=-1)
+            distilled = (batch.share_N * self.second_loss.of(logits_N, preferences_N)).sum(dim=-1)
             now = (recommended / distilled.clamp(min=1e-12)).clamp(max=LARGEST)
             before = ratio_1[..., 0]
             average = torch.where(before > 0, MEMORY * before + (1 - MEMORY) * now, now)
             ratio_1[..., 0] = torch.where(known, average, before)
             weight = weight * torch.minimum(ratio_1[..., 0], now)  # what has grown since must not grow over L_rec
-        return {"preferences": preferences_N, "guidance": weight}
+        return {"target": preferences_N, "guidance": weight}
 
     def strength(self, round: int) -> float:
         """λ_t."""
         if self.recipe.distill_schedule == "constant":
             return self.recipe.distill
         return self.recipe.distill * (1 + math.cos(math.pi * (round - 1) / self.recipe.rounds)) / 2
-
-    def beside(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
-        return local["guidance"] * torch.dot(batch.share_N, divergence(logits_N, local["preferences"]))
 
     # On the server.
 
@@ -194,12 +186,6 @@ class GFMFR(NoFusion):
             start += parameter.numel()
         return self.as_seen(own, self.fused(group))
 
-    def as_seen(self, shown: Parameters, items_IW: Tensor) -> Tensor:
-        """Items, [I, item_width], scored by a prediction function that was shown and the shared layers: [I]."""
-        layers = dict(self.shared.backbone.named_parameters())
-        own = {name.removeprefix("backbone."): shown[name] for name in self.shown}
-        return functional_call(self.client.backbone, {**layers, **own}, (items_IW,))
-
     def apart(self) -> int:
         ratio = self.client.get_parameter(RATIO).numel()  # kept, not learned
         return ratio + sum(p.numel() for p in self.shared.get_submodule("fusions").parameters())
@@ -207,19 +193,115 @@ class GFMFR(NoFusion):
     def server_optimizer(self) -> None:
         """The server averages, and fits fusions apart."""
 
+    def memory(self, n_users: int, n_wanted: int) -> "Groups":
+        return Groups(self, n_users, n_wanted)
 
-def divergence(logits_N: Tensor, target_N: Tensor) -> Tensor:
-    """KL(σ(s) ‖ σ(e)) of each pair.
 
-    >>> divergence(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0]))
-    tensor([0., 0.])
+class Groups(Memory):
+    """The server's groups of clients, from all that each has shown when it last took part: sections 4.2 and 4.3.
+
+    Attributes:
+        group_U: int64 [U], −1 for a client that was never there.
+        shown_UK: what each showed last; behaviour_UK: the sum of the features of all rows that it has sent, and
+            n_rows_U their number.
+
+    Raises:
+        FedlabError: more groups than a round has clients.
     """
-    q_N = torch.sigmoid(logits_N)
-    liked = q_N * (F.logsigmoid(logits_N) - F.logsigmoid(target_N))
-    return liked + (1 - q_N) * (F.logsigmoid(-logits_N) - F.logsigmoid(-target_N))
 
+    def __init__(self, method: GFMFR, n_users: int, n_wanted: int):
+        r = method.recipe
+        if (r.groups or 1) > n_wanted:
+            raise FedlabError(f"groups={r.groups}: a round has {n_wanted} clients; lower groups, or raise clients")
+        self.method, self.recipe, self.n_groups = method, r, method.n_groups
+        self.group_U = np.full(n_users, -1, dtype=np.int64)
+        width = sum(method.client.get_parameter(n).numel() for n in method.shown)
+        self.shown_UK = torch.zeros(n_users, width, dtype=r.dtype)
+        self.n_rows_U = torch.zeros(n_users, dtype=torch.float64)
+        self.features_IK = torch.zeros(method.n_items, 0)
+        if r.grouping == "behaviour":
+            from sklearn.decomposition import PCA
 
-def divergence_slope(logits_N: Tensor, target_N: Tensor) -> Tensor:
-    """Its derivative by s: σ'(s) · (s − e)."""
-    q_N = torch.sigmoid(logits_N)
-    return q_N * (1 - q_N) * (logits_N - target_N)
+            joined = torch.cat([f.cpu().double() for f in method.inputs().values()], dim=1).numpy()
+            n = min(BEHAVIOUR, *joined.shape)
+            self.features_IK = torch.from_numpy(PCA(n, svd_solver="full").fit_transform(joined))
+        self.behaviour_UK = torch.zeros(n_users, self.features_IK.shape[1], dtype=torch.float64)
+
+    def columns(self, users: Tensor) -> Tensor:
+        """Which column of `preferences` each of some clients is sent: its group's, or the last."""
+        group = torch.from_numpy(self.group_U).to(users.device)[users]
+        return torch.where(group < 0, self.n_groups, group)
+
+    def groups_of_users(self) -> np.ndarray:
+        return self.group_U.copy()
+
+    def begin(self, sent: Parameters) -> None:
+        self.table_IW = sent["item_table"].detach().clone()
+        self.pairs: list[tuple[Tensor, ...]] = []  # user, item, change, False in padding
+        self.shown: list[tuple[np.ndarray, Tensor]] = []
+
+    def take(self, uploads: Any) -> None:
+        rows = uploads.changes["item_table"]
+        users_CN = torch.from_numpy(uploads.clients).to(rows.rows_CN.device)[:, None].expand_as(rows.rows_CN)
+        pairs = users_CN.flatten(), rows.rows_CN.flatten(), rows.value.flatten(0, 1), rows.there_CN.flatten()
+        self.pairs.append(pairs)
+        shown = [uploads.changes[name].value[:, None].flatten(1) for name in self.method.shown]
+        self.shown.append((uploads.clients, torch.cat([rows.value.new_empty(len(users_CN), 0), *shown], dim=1)))
+
+    def end(self, clients: np.ndarray, n_samples_C: np.ndarray, rule: Aggregation) -> None:
+        """Group everybody seen so far, mix this round's rows by group, fit the fusions, make the preferences.
+
+        A group of which nobody took part keeps its fusion and what it preferred.
+        """
+        user_P, item_P, change_PW, there_P = map(torch.cat, zip(*self.pairs, strict=True))
+        user_P, item_P, change_PW = user_P[there_P], item_P[there_P], change_PW[there_P]
+        for some, shown_CK in self.shown:
+            self.shown_UK[torch.from_numpy(some)] = shown_CK.cpu()
+        if self.features_IK.shape[1]:
+            self.behaviour_UK.index_add_(0, user_P.cpu(), self.features_IK[item_P.cpu()])
+        self.n_rows_U.index_add_(0, user_P.cpu(), torch.ones(len(user_P), dtype=torch.float64))
+        seen = np.union1d(np.flatnonzero(self.group_U >= 0), clients)
+        self.group_U[seen] = self._grouped(seen)
+
+        matrix_GC = by_group(rule, n_samples_C, self.group_U[clients], self.n_groups)
+        weight_U = np.zeros(len(self.group_U))
+        weight_U[clients] = matrix_GC.sum(axis=0)
+        weight_P = torch.from_numpy(weight_U)[user_P.cpu()].to(self.table_IW)
+        group_P = torch.from_numpy(self.group_U)[user_P.cpu()].to(self.table_IW.device)
+        preferences_IG = self.method.shared.get_buffer("preferences")
+        there = np.flatnonzero(matrix_GC.any(axis=1)).tolist()
+        targets = []
+        for group in there:
+            of_it = group_P == group
+            change_NW = weight_P[of_it, None] * change_PW[of_it]
+            targets.append(self.table_IW.index_add(0, item_P[of_it], change_NW))
+        self.method.fit(there, torch.stack(targets))
+        for group in there:
+            members = torch.from_numpy(np.flatnonzero(self.group_U == group))
+            mean_K = self.shown_UK[members].mean(dim=0).to(self.table_IW)
+            preferences_IG[:, group] = self.method.prefer(group, mean_K)
+
+    def _grouped(self, seen: np.ndarray) -> np.ndarray:
+        r = self.recipe
+        if r.grouping == "random":
+            drawn = uniforms(keys(r.seed, 0, seen, SALT)[:, None], np.arange(1))[:, 0]
+            return (drawn * self.n_groups).astype(np.int64).clip(max=self.n_groups - 1)
+        if r.grouping == "behaviour":
+            vectors = (self.behaviour_UK / self.n_rows_U.clamp(min=1)[:, None])[seen].numpy()
+        else:
+            vectors = self.shown_UK[seen].double().numpy()
+        labels = split(vectors, r.groups, r.clustering, r.seed)
+        return aligned(labels, self.group_U[seen], self.n_groups)
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "groups.of": torch.from_numpy(self.group_U.copy()),
+            "groups.shown": self.shown_UK.clone(),
+            "groups.rows": self.n_rows_U.clone(),
+            "groups.behaviour": self.behaviour_UK.clone(),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.group_U[:] = state["groups.of"].numpy()
+        for name, tensor in (("shown", self.shown_UK), ("rows", self.n_rows_U), ("behaviour", self.behaviour_UK)):
+            tensor.copy_(state[f"groups.{name}"])

@@ -1,6 +1,6 @@
 """One fusion for all: the "+MLP" that FedVLR is compared with (its Table 2), where every user gets the same view."""
 
-from fedlab_mm.methods.base import Parameters
+from fedlab_mm.methods.parts import Parameters
 from fedlab_mm.methods.serverside import BankOnServer, ServerSide
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.methods.base import PERSONAL, Method, Parameters
+from fedlab_mm.methods.base import Method
+from fedlab_mm.methods.parts import PERSONAL, Parameters
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 

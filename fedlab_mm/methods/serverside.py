@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from fedlab_mm.fusion import Bank, Inputs
-from fedlab_mm.methods.base import Method, Parameters, Part
+from fedlab_mm.methods.base import Method
+from fedlab_mm.methods.parts import Parameters, Part
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.routing import Router
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import Inputs
-from fedlab_mm.methods.base import Parameters
+from fedlab_mm.methods.parts import Parameters
 from fedlab_mm.methods.serverside import ServerSide
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register

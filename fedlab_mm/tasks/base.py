@@ -8,6 +8,7 @@ import pandas as pd
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.evaluation import paired_test
+from fedlab_mm.federation import Federation
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.settings import Settings
@@ -32,7 +33,7 @@ class Task:
     Class attributes:
         prefix: before the names of its families: "" for "backbone", "click " for "click backbone".
         what: its methods in words; data: what its data hold; for messages.
-        mechanism: the settings of privacy that its clients know.
+        federation: the class of its federations.
         rivals: the simple recommenders that stand beside a comparison.
         Params: the settings that all of its methods and backbones read.
     """
@@ -40,13 +41,9 @@ class Task:
     prefix: ClassVar[str]
     what: ClassVar[str]
     data: ClassVar[str]
-    mechanism: ClassVar[type[Settings]] = Settings
+    federation: ClassVar[type[Federation]]
     rivals: ClassVar[tuple[str, ...]] = ()
     Params: ClassVar[type[Settings]] = Settings
-
-    def engine(self, recipe: Recipe) -> Any:
-        """The class that runs a recipe's clients."""
-        return lookup(f"{self.prefix}engine", recipe.engine)
 
     def check(self, recipe: Recipe, data: Any) -> None:
         """Complain of a recipe that cannot be judged on these data."""
@@ -93,6 +90,11 @@ def task_of(data: Any) -> Task:
     if not isinstance(getattr(data, "task", None), str):
         raise FedlabError(f"data must be a Dataset or a ClickLog, as fl.load and fl.from_frames give; got {type(data)}")
     return lookup("task", data.task)()
+
+
+def federation_of(recipe: Recipe, data: Any) -> Any:
+    """A recipe's federation on these data, before its first round."""
+    return task_of(data).federation(recipe, data)
 
 
 def rival_of(family: str, name: str) -> Any:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.evaluation import evaluate_clicks, paired_auc
-from fedlab_mm.privacy import UploadNoise
+from fedlab_mm.federation.clicks import ClickFederation
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 from fedlab_mm.settings import Settings, at_least, one_of, setting
@@ -20,7 +20,7 @@ class Clicks(Task):
     """Each showing of a split, clicked or not: AUC and LogLoss over all, GAUC over users."""
 
     prefix, what, data = "click ", "methods that predict clicks", "showings and clicks"
-    mechanism = UploadNoise
+    federation = ClickFederation
     rivals = ("rate", "user rate", "logistic", "trees")
 
     def goal(self, recipe: Recipe) -> str:

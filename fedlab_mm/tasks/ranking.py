@@ -9,7 +9,7 @@ import torch
 
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.evaluation import evaluate_blocks
-from fedlab_mm.privacy import Mechanism
+from fedlab_mm.federation.ranking import RankingFederation
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.settings import POSITIVE_OR_NONE, Settings, at_least, member_of, one_of, setting
@@ -21,7 +21,7 @@ class Ranking(Task):
     """Each user's held-out item among all that it does not hold: HR and NDCG, over all targets, warm and cold ones."""
 
     prefix, what, data = "", "methods that rank items", "items to rank"
-    mechanism = Mechanism
+    federation = RankingFederation
     rivals = ("popularity", "itemknn", "ease")
 
     def check(self, recipe: Recipe, data: Any) -> None:

@@ -12,8 +12,9 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.data import build
 from fedlab_mm.data.negatives import Samples
-from fedlab_mm.registry import lookup, names
-from fedlab_mm.simulation.state import RankOne
+from fedlab_mm.federation.state import RankOne
+from fedlab_mm.registry import names
+from tests.conftest import engine_of, train_clients
 
 SAMPLES = Samples(
     clients=np.array([0, 1]),
@@ -24,13 +25,13 @@ SAMPLES = Samples(
 )
 
 
-def engine_of(name, **changes):
+def hand_world(name, **changes):
     log = pd.DataFrame({"user": [0, 0, 0, 1, 1, 1], "item": [0, 1, 2, 1, 0, 2], "timestamp": [0, 1, 2] * 2})
     data = build("hand", log, pd.DataFrame({"title": list("abc")}), {"image": np.eye(3)})
     recipe = fl.Recipe(dataset="hand", engine=name, rounds=1, local_epochs=1, lr=1.0, id_lr_scale=1.0, dim=1, k=2).but(
         **changes
     )
-    return lookup("engine", name)(recipe, data)
+    return engine_of(name, recipe, data)
 
 
 def numbers(tensor):
@@ -39,11 +40,11 @@ def numbers(tensor):
 
 @pytest.mark.parametrize("name", names("engine"))
 def test_without_fusion(name):
-    engine = engine_of(name, method="none")
+    engine = hand_world(name, method="none")
     engine.private["backbone.predictor.weight"][:] = 2.0
     engine.private["backbone.predictor.bias"][:] = 0.0
     sent = {"item_table": torch.zeros(3, 1)}
-    work = engine.train_clients(SAMPLES, np.array([0.5, 0.5]), sent)
+    work = train_clients(engine, SAMPLES, np.array([0.5, 0.5]), sent)
     # All scores are 0, all predictions 1/2: residuals (1/2 - y)/N = -1/4 for the positive, +1/4 for the negative.
     # ∂L/∂D_i = residual · θ = ∓1/2, so client 0 moves D_0 to 1/2 and D_2 to -1/2; client 1 moves D_1 and D_0 alike.
     # α (D^(u) - D), summed: D_0: (1/2)(1/2) + (1/2)(-1/2) = 0; D_1: 1/4; D_2: -1/4.
@@ -56,10 +57,10 @@ def test_without_fusion(name):
 
 @pytest.mark.parametrize("name", names("engine"))
 def test_without_fusion_a_second_epoch_sees_the_first(name):
-    engine = engine_of(name, method="none", local_epochs=2)
+    engine = hand_world(name, method="none", local_epochs=2)
     engine.private["backbone.predictor.weight"][:] = 2.0
     engine.private["backbone.predictor.bias"][:] = 0.0
-    work = engine.train_clients(SAMPLES, np.array([1.0, 0.0]), {"item_table": torch.zeros(3, 1)})
+    work = train_clients(engine, SAMPLES, np.array([1.0, 0.0]), {"item_table": torch.zeros(3, 1)})
     # Client 0 alone counts. After one epoch D_0 = 1/2, D_2 = -1/2, θ = 2: scores 1 and -1, σ(1) = 0.731059.
     # Residuals (σ(1) - 1)/2 = -0.134471 and σ(-1)/2 = 0.134471; D_0 moves by 0.268941 to 0.768941, D_2 to -0.768941.
     # ∂L/∂θ = -0.134471 · 1/2 + 0.134471 · (-1/2) = -0.134471.
@@ -70,12 +71,12 @@ def test_without_fusion_a_second_epoch_sees_the_first(name):
 
 @pytest.mark.parametrize("name", names("engine"))
 def test_fedvlr(name):
-    engine = engine_of(name, method="fedvlr", operators=("sum", "mlp"))
+    engine = hand_world(name, method="fedvlr", operators=("sum", "mlp"))
     for parameter in engine.private.values():
         parameter[:] = 0.0
     engine.private["backbone.predictor.weight"][:] = 1.0
     views = torch.tensor([[[1.0], [-1.0], [2.0]], [[-1.0], [1.0], [-2.0]]])
-    work = engine.train_clients(SAMPLES, np.array([0.5, 0.5]), {"views": views.transpose(0, 1).contiguous()})
+    work = train_clients(engine, SAMPLES, np.array([0.5, 0.5]), {"views": views.transpose(0, 1).contiguous()})
     # A router of zeros weighs both views 1/2, so they cancel: all scores 0, residuals ∓1/4 as above.
     # ∂L/∂F_ji = w_j θ residual = ∓1/8 in both views: client 0 puts -1/8 on item 0 and 1/8 on item 2, client 1 puts -1/8
     # on item 1 and 1/8 on item 0. Half of each: item 0: 0, item 1: -1/16, item 2: 1/16.

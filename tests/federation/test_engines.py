@@ -9,14 +9,15 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm.backbones import LinearBackbone
 from fedlab_mm.data.negatives import sample
+from fedlab_mm.federation.backends.gram import Gram
+from fedlab_mm.federation.backends.kernels import Vmapped
+from fedlab_mm.federation.backends.linear import Linear
+from fedlab_mm.federation.backends.stacked import kernels_of
+from fedlab_mm.federation.client import Work
+from fedlab_mm.federation.state import RankOne
 from fedlab_mm.losses import Loss
 from fedlab_mm.registry import _FAMILIES, lookup, names, register
-from fedlab_mm.simulation.engine import sends_rows
-from fedlab_mm.simulation.gram import Gram
-from fedlab_mm.simulation.kernels import Linear, Vmapped
-from fedlab_mm.simulation.stacked import kernels_of
-from fedlab_mm.simulation.state import RankOne
-from tests.conftest import but, private_of, tiny
+from tests.conftest import but, engine_of, private_of, tiny, train_clients
 
 PAIRS = [(b, m) for b in names("backbone") for m in names("method")]
 BOTH = pytest.mark.parametrize(("backbone", "method"), PAIRS)
@@ -24,7 +25,7 @@ ENGINES = pytest.mark.parametrize("name", names("engine"))
 
 
 def run(recipe, data, n_rounds=4):
-    engine = lookup("engine", recipe.engine)(recipe, data)
+    engine = engine_of(recipe.engine, recipe, data)
     records = [engine.step() for _ in range(n_rounds)]
     return engine, records
 
@@ -55,7 +56,7 @@ def test_stacked_is_loop(world, recipe, backbone, method, clients, optimizer):
         assert np.array_equal(a.clients, b.clients)
     if fast.method.routes:
         torch.testing.assert_close(fast.router_weights(), plain.router_weights(), rtol=1e-9, atol=1e-9)
-    assert (plain.scores() - lookup("engine", "loop")(r, world).scores()).abs().max() > 1e-3  # it did train
+    assert (plain.scores() - engine_of("loop", r, world).scores()).abs().max() > 1e-3  # it did train
 
 
 @BOTH
@@ -69,7 +70,7 @@ def test_the_kernels_by_hand_are_the_general_one(world, recipe, backbone, method
         assert by_hand == ([] if backbone in ("fedrap", "pfedrec") else [Gram])
     else:
         assert by_hand == ([] if backbone == "fedncf" else [Linear])
-    monkeypatch.setattr("fedlab_mm.simulation.stacked.kernels_of", lambda method: [Vmapped])
+    monkeypatch.setattr("fedlab_mm.federation.backends.stacked.kernels_of", lambda method: [Vmapped])
     general, _ = run(r, world, 2)
     assert_same(general, fast, 1e-11)
     torch.testing.assert_close(general.scores(), fast.scores(), rtol=1e-11, atol=1e-11)
@@ -99,13 +100,13 @@ def test_the_size_of_a_chunk_changes_nothing(world, recipe, backbone, method):
 @BOTH
 def test_the_order_of_clients_changes_nothing(world, recipe, name, backbone, method):
     r = recipe.but(backbone=backbone, method=method, engine=name, precision="float64", chunk=4)
-    engine = lookup("engine", name)(r, world)
+    engine = engine_of(name, r, world)
     sent = {n: p.detach() for n, p in engine.method.broadcast().items()}
     order = np.random.default_rng(0).permutation(world.n_users)
 
     def work(clients):
         samples = sample(world.train, world.n_items, clients, 4, 0, 1)
-        return engine.train_clients(samples, engine.aggregation.matrix(samples.lengths)[0], sent)
+        return train_clients(engine, samples, engine.aggregation.matrix(samples.lengths)[0], sent)
 
     straight, mixed_up = work(np.arange(world.n_users)), work(order)
     for key, value in straight.mixed.items():
@@ -139,7 +140,7 @@ ROUTER = {f"router.{layer}.{p}" for layer in ("hidden", "output") for p in ("wei
 @BOTH
 def test_what_leaves_a_client(world, recipe, backbone, method):
     """The upload holds what the paper says and no more, and its bytes are those that the round reports."""
-    engine = lookup("engine", "loop")(recipe.but(engine="loop", backbone=backbone, method=method), world)
+    engine = engine_of("loop", recipe.but(engine="loop", backbone=backbone, method=method), world)
     expected = UPLOADS[method] | (OF_FEDNCF | {"item_table"} if backbone == "fedncf" else set())
     private = PRIVATE.get(backbone, {"backbone.predictor.weight", "backbone.predictor.bias"})
     if method == "gfmfr":
@@ -152,7 +153,8 @@ def test_what_leaves_a_client(world, recipe, backbone, method):
     samples = sample(world.train, world.n_items, np.arange(world.n_users), 4, 0, 1)
     total = 0
     for c in range(world.n_users):
-        moved, _, upload, _ = engine.client_round(samples, c, sent)
+        done = engine.client_round(samples, c, sent)
+        moved, upload = done.private, done.upload
         leaves = {n for n in upload.values if not n.startswith("∇operators.")}
         assert leaves == expected
         assert upload.rows.tolist() == np.unique(samples.of(c)[0]).tolist()
@@ -164,13 +166,13 @@ def test_what_leaves_a_client(world, recipe, backbone, method):
             assert p.shape == private_of(engine)[name][c][:rows].shape
         total += upload.nbytes
     assert engine.step().upload_bytes == total
-    assert [n for n in sent if sends_rows(engine.method, n)] == [n for n in sent if n in upload.by_row]
+    assert [n for n in sent if engine.method.sends_rows(n)] == [n for n in sent if n in upload.by_row]
 
 
 @ENGINES
 @BOTH
 def test_only_the_rounds_clients_move_and_their_state_lives_on(world, recipe, name, backbone, method):
-    engine = lookup("engine", name)(but(recipe, backbone=backbone, method=method, engine=name, clients=0.3), world)
+    engine = engine_of(name, but(recipe, backbone=backbone, method=method, engine=name, clients=0.3), world)
     initial = private_of(engine)
     shared = {k: v.clone() for k, v in engine.method.shared.state_dict().items()}
     assert all((v == v[:1]).all() for v in initial.values())  # all begin alike
@@ -191,7 +193,7 @@ def test_only_the_rounds_clients_move_and_their_state_lives_on(world, recipe, na
 @BOTH
 def test_rows_that_no_client_touches_stay(world, recipe, backbone, method):
     r = but(recipe, backbone=backbone, method=method, clients=0.1, negatives=1, weight_decay=0.0, groups=1)
-    engine = lookup("engine", "stacked")(r, world)
+    engine = engine_of("stacked", r, world)
     before = engine.state()
     clients = engine.step().clients
     touched = np.unique(sample(world.train, world.n_items, clients, 1, r.seed, 1).items)
@@ -209,7 +211,7 @@ def test_rows_that_no_client_touches_stay(world, recipe, backbone, method):
 def test_clients_rest_a_round_where_there_are_enough():
     data = tiny(n_users=10)
     for share, rests in ((0.5, True), (0.2, True), (0.1, True), (0.6, False), (1.0, False)):
-        engine = lookup("engine", "stacked")(fl.Recipe(dim=2, id_dim=2, k=5, clients=share), data)
+        engine = engine_of("stacked", fl.Recipe(dim=2, id_dim=2, k=5, clients=share), data)
         chosen = [engine.step().clients for _ in range(6)]
         assert {len(c) for c in chosen} == {round(share * 10)}
         if rests:
@@ -220,7 +222,7 @@ def test_clients_rest_a_round_where_there_are_enough():
 @BOTH
 def test_divergence_names_round_and_client_and_leaves_the_state_alone(world, recipe, name, backbone, method):
     r = but(recipe, backbone=backbone, method=method, engine=name, shared_lr=1e12, lr=1e12, alpha=1.0)
-    engine = lookup("engine", name)(r, world)
+    engine = engine_of(name, r, world)
     with pytest.raises(fl.DivergedError, match="training diverged in round") as caught:
         for _ in range(50):
             before = engine.state()
@@ -232,12 +234,14 @@ def test_divergence_names_round_and_client_and_leaves_the_state_alone(world, rec
 
 
 def test_a_server_step_that_overflows_is_undone(world, recipe):
-    engine = lookup("engine", "stacked")(recipe.but(server_optimizer="adam"), world)
+    engine = engine_of("stacked", recipe.but(server_optimizer="adam"), world)
     engine.step()
     before = engine.state()
     sent = engine.method.broadcast()
     with pytest.raises(fl.DivergedError, match="round 2 at the server's update"):
-        engine._update_server(sent, {n: torch.full_like(p, 1e38) for n, p in sent.items()}, 2)
+        engine.update_server(
+            sent, {n: torch.full_like(p, 1e38) for n, p in sent.items()}, Work.of_nobody(), np.zeros(0), 2
+        )
     for key, value in engine.state().items():
         assert torch.equal(value, before[key]), key
 

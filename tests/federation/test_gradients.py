@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import fedlab_mm as fl
 from fedlab_mm.data.negatives import sample
 from fedlab_mm.registry import lookup, names
-from tests.conftest import but, private_of
+from tests.conftest import but, engine_of, private_of, train_clients
 
 BACKBONES = ["fedavg", "fcf", "fedncf", "pfedrec", "fedrap"]
 METHODS = ["none", "mlp", "vbpr", "fedmr", "fedvlr"]
@@ -105,7 +105,7 @@ def test_a_round_is_a_gradient_step_on_the_federated_objective(world, recipe, na
         precision="float64", chunk=4, operators=tuple(operators), alpha=0.3, beta=0.2, lr=0.05, shared_lr=0.02, dim=8,
         seed=1, loss="squares" if backbone == "fcf" else None,
     )  # fmt: skip
-    engine = lookup("engine", name)(r, world)
+    engine = engine_of(name, r, world)
     engine.step()  # away from the initial values, where all clients are alike
     samples = sample(world.train, world.n_items, np.arange(world.n_users), r.negatives, r.seed, 2)
     alpha = engine.aggregation.matrix(samples.lengths)[0]
@@ -155,20 +155,20 @@ def test_a_round_is_a_gradient_step_on_the_federated_objective(world, recipe, na
 
 def test_the_pulled_back_gradient_is_the_weighted_sum_of_the_clients_own(world, recipe):
     """Σ_u α_u ∇γ^(u) = VJP(Σ_u α_u ∂L_u/∂F), over several local epochs."""
-    engine = lookup("engine", "loop")(recipe.but(engine="loop", precision="float64", backbone="fedavg"), world)
+    engine = engine_of("loop", recipe.but(engine="loop", precision="float64", backbone="fedavg"), world)
     samples = sample(world.train, world.n_items, np.arange(world.n_users), 4, 0, 1)
     alpha = engine.aggregation.matrix(samples.lengths)[0]
     parameters = list(engine.method.shared.parameters())
     by_client = [torch.zeros_like(p) for p in parameters]
     for c in range(world.n_users):
         sent = engine.method.broadcast()
-        _, _, upload, _ = engine.client_round(samples, c, {n: p.detach() for n, p in sent.items()})
+        upload = engine.client_round(samples, c, {n: p.detach() for n, p in sent.items()}).upload
         own = torch.zeros_like(sent["views"])
         own[upload.rows] = upload.values["∇views"]
         for total, g in zip(by_client, torch.autograd.grad(sent["views"], parameters, own), strict=True):
             total += alpha[c] * g
     sent = engine.method.broadcast()
-    mixed = engine.train_clients(samples, alpha, {n: p.detach() for n, p in sent.items()}).mixed
+    mixed = train_clients(engine, samples, alpha, {n: p.detach() for n, p in sent.items()}).mixed
     for once, summed in zip(torch.autograd.grad(sent["views"], parameters, mixed["views"]), by_client, strict=True):
         torch.testing.assert_close(once, summed, rtol=1e-10, atol=1e-13)
         assert summed.abs().max() > 0
@@ -180,7 +180,7 @@ def test_fedmr_is_fedvlr_for_one_local_epoch_and_not_for_two(world, recipe):
     for epochs, same in ((1, True), (2, False)):
         states = []
         for method in ("fedmr", "fedvlr"):
-            engine = lookup("engine", "stacked")(r.but(method=method, local_epochs=epochs), world)
+            engine = engine_of("stacked", r.but(method=method, local_epochs=epochs), world)
             for _ in range(3):
                 engine.step()
             states.append(engine.scores())
@@ -190,13 +190,13 @@ def test_fedmr_is_fedvlr_for_one_local_epoch_and_not_for_two(world, recipe):
 def test_pfedrec_scores_with_the_items_that_a_client_kept(world, recipe):
     """Dual personalisation: a client's score of its own table, not of the server's mean, which comes after."""
     r = recipe.but(backbone="pfedrec", method="none", engine="loop", precision="float64", clients=0.4)
-    engine = lookup("engine", "loop")(r, world)
+    engine = engine_of("loop", r, world)
     engine.step()
     sent = {n: p.detach().clone() for n, p in engine.method.broadcast().items()}
     before, t = engine.scores().clone(), engine.round + 1
     clients = engine.sample_clients(t)
     samples = sample(world.train, world.n_items, clients, r.negatives, r.seed, t)
-    uploads = [engine.client_round(samples, c, sent)[2] for c in range(len(clients))]
+    uploads = [engine.client_round(samples, c, sent).upload for c in range(len(clients))]
     engine.step()
     for upload in uploads:
         u = upload.client

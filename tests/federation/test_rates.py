@@ -9,6 +9,7 @@ import fedlab_mm as fl
 from fedlab_mm.data import build
 from fedlab_mm.evaluation import evaluate_split
 from fedlab_mm.registry import lookup
+from tests.conftest import engine_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_the_rate_of_a_row_by_default(n_items, n_samples, of_table, of_d):
 
 def test_an_engine_says_how_many_samples_a_client_has(world):
     r = fl.Recipe(dataset="tiny", dim=4, method="none", negatives=2)
-    engine = lookup("engine", "stacked")(r, world)
+    engine = engine_of("stacked", r, world)
     assert engine.method.n_samples == pytest.approx(3 * world.train.lengths.mean())
 
 

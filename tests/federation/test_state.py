@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 import fedlab_mm as fl
 from fedlab_mm.data.negatives import sample
-from fedlab_mm.registry import lookup, names
-from fedlab_mm.simulation import state
-from fedlab_mm.simulation.gram import Gram
-from fedlab_mm.simulation.kernels import Linear
-from fedlab_mm.simulation.state import PersonalRows, RankOne, Storage, read_tensors
-from tests.conftest import private_of
+from fedlab_mm.federation import state
+from fedlab_mm.federation.backends.gram import Gram
+from fedlab_mm.federation.backends.linear import Linear
+from fedlab_mm.federation.state import PersonalRows, RankOne, Storage, read_tensors
+from fedlab_mm.registry import names
+from tests.conftest import engine_of, private_of, train_clients
 
 CPU = torch.device("cpu")
 
@@ -206,7 +206,7 @@ def test_a_budget_that_is_empty_is_none(monkeypatch):
 
 
 def test_a_round_that_finds_no_room_moves_nothing(world, recipe, monkeypatch):
-    engine = lookup("engine", "stacked")(recipe.but(backbone="fedrap", clients=0.3), world)
+    engine = engine_of("stacked", recipe.but(backbone="fedrap", clients=0.3), world)
     engine.step()
     before = engine.state()
 
@@ -233,14 +233,14 @@ def test_a_device_that_is_not_there(world, recipe, device):
 def test_a_round_leaves_nothing_on_the_cpu(world, recipe, backbone, method):
     """Torch's meta device has no data, but refuses to mix with another: a stand-in for a GPU that is not here."""
     r = recipe.but(backbone=backbone, method=method, device="meta", chunk=4)
-    engine = lookup("engine", "stacked")(r, world)
+    engine = engine_of("stacked", r, world)
     samples = sample(world.train, world.n_items, np.arange(world.n_users), 4, 0, 1)
-    work = engine.train_clients(samples, np.full(world.n_users, 1 / world.n_users), engine._sent())
+    work = train_clients(engine, samples, np.full(world.n_users, 1 / world.n_users), engine._sent())
     assert {v.device.type for v in work.mixed.values()} == {"meta"}
-    sent = engine.prepared(engine._sent())
-    assert engine.score_users(sent, slice(0, world.n_users)).shape == (world.n_users, world.n_items)
+    sent = engine.backend.prepared(engine._sent())
+    assert engine.backend.score_users(sent, slice(0, world.n_users)).shape == (world.n_users, world.n_items)
     if engine.method.routes:
-        assert engine.weights_of_users(sent, slice(0, world.n_users)).device.type == "meta"
+        assert engine.backend.weights_of_users(sent, slice(0, world.n_users)).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
@@ -249,7 +249,7 @@ def test_a_round_leaves_nothing_on_the_cpu(world, recipe, backbone, method):
 @pytest.mark.parametrize("method", names("method"))
 def test_cuda_is_cpu(world, recipe, name, backbone, method):
     engines = [
-        lookup("engine", name)(recipe.but(backbone=backbone, method=method, engine=name, device=d), world)
+        engine_of(name, recipe.but(backbone=backbone, method=method, engine=name, device=d), world)
         for d in ("cpu", "cuda")
     ]
     for _ in range(3):
@@ -264,9 +264,9 @@ def test_cuda_is_cpu(world, recipe, name, backbone, method):
 def test_a_round_with_clients_on_both_sides_of_the_crossover(world, recipe, monkeypatch):
     """FedMR by Gram matrices for those with few items, by copies for the others."""
     r = recipe.but(method="fedmr", precision="float64")
-    one = lookup("engine", "stacked")(r, world)
+    one = engine_of("stacked", r, world)
     monkeypatch.setattr(Gram, "most_rows", 9)
-    both = lookup("engine", "stacked")(r, world)
+    both = engine_of("stacked", r, world)
     for _ in range(2):
         one.step()
         both.step()
@@ -279,7 +279,7 @@ def test_chunks_by_the_cache_change_nothing(world, recipe, monkeypatch):
     scores = []
     for cache in (1.0, 3e3, 1e9):
         monkeypatch.setattr(Linear, "cache", cache)
-        engine = lookup("engine", "stacked")(recipe.but(precision="float64"), world)
+        engine = engine_of("stacked", recipe.but(precision="float64"), world)
         engine.step()
         scores.append(engine.scores())
     torch.testing.assert_close(scores[1], scores[0], rtol=1e-11, atol=1e-11)

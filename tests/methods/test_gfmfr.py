@@ -10,8 +10,10 @@ import fedlab_mm as fl
 from fedlab_mm.aggregation import Equal, Weighted, by_group
 from fedlab_mm.data.negatives import sample
 from fedlab_mm.grouping import aligned, split
-from fedlab_mm.methods.gfmfr import NONE, divergence, divergence_slope
-from fedlab_mm.registry import lookup, names
+from fedlab_mm.losses import Divergence
+from fedlab_mm.methods.gfmfr import NONE
+from fedlab_mm.registry import names
+from fedlab_mm.tasks import federation_of
 from tests.conftest import but
 
 
@@ -21,7 +23,7 @@ def grouped(recipe):
 
 
 def engine_of(recipe, world, n_rounds):
-    engine = lookup("engine", recipe.engine)(recipe, world)
+    engine = federation_of(recipe, world)
     for _ in range(n_rounds):
         engine.step()
     return engine
@@ -30,9 +32,11 @@ def engine_of(recipe, world, n_rounds):
 def test_the_divergence_is_torchs_own():
     s, e = torch.randn(2, 50, dtype=torch.float64, requires_grad=True).unbind()
     expected = kl_divergence(Bernoulli(logits=s), Bernoulli(logits=e))
-    torch.testing.assert_close(divergence(s, e), expected)
+    torch.testing.assert_close(Divergence().of(s, e), expected)
     leaf = s.detach().requires_grad_()
-    torch.testing.assert_close(divergence_slope(leaf, e), torch.autograd.grad(divergence(leaf, e).sum(), leaf)[0])
+    torch.testing.assert_close(
+        Divergence().slope(leaf, e), torch.autograd.grad(Divergence().of(leaf, e).sum(), leaf)[0]
+    )
 
 
 @pytest.mark.parametrize("clustering", ["kmeans", "spectral"])
@@ -76,7 +80,7 @@ def test_a_clients_step_is_along_the_gradient_of_both_losses(world, grouped, sca
     theta, bias = (engine.private[f"backbone.predictor.{p}"][4].clone().requires_grad_() for p in ("weight", "bias"))
     rows = sent["item_table"][items].clone()
     logits = rows @ theta[0] + bias
-    soft = torch.sigmoid(sent["preferences"][items, engine.groups.group_U[4]])
+    soft = torch.sigmoid(sent["preferences"][items, engine.memory.group_U[4]])
     of_labels = -(labels * logits.sigmoid().log() + (1 - labels) * (1 - logits.sigmoid()).log()).mean()
     of_group = kl_divergence(Bernoulli(probs=logits.sigmoid()), Bernoulli(probs=soft)).mean()
     weight = 0.7 * (1 + np.cos(np.pi * 2 / r.rounds)) / 2
@@ -85,7 +89,8 @@ def test_a_clients_step_is_along_the_gradient_of_both_losses(world, grouped, sca
         before = float(engine.private["distill_ratio"][4])
         weight *= min(now, 0.9 * before + 0.1 * now)
     (of_labels + weight * of_group).backward()
-    moved, loss, upload, _ = engine.client_round(samples, 4, sent)
+    done = engine.client_round(samples, 4, sent)
+    moved, loss, upload = done.private, done.loss, done.upload
     torch.testing.assert_close(moved["backbone.predictor.weight"], theta.detach() - r.lr * theta.grad)
     torch.testing.assert_close(moved["backbone.predictor.bias"], bias.detach() - r.lr * bias.grad)
     assert loss == pytest.approx(float((of_labels + weight * of_group).detach()))
@@ -94,7 +99,7 @@ def test_a_clients_step_is_along_the_gradient_of_both_losses(world, grouped, sca
 
 def test_what_a_group_prefers_is_its_mean_function_of_its_fused_items(world, grouped):
     engine = engine_of(grouped, world, 2)
-    method, groups = engine.method, engine.groups
+    method, groups = engine.method, engine.memory
     assert set(groups.group_U) == {0, 1}
     for group in (0, 1):
         members = groups.group_U == group
@@ -106,7 +111,7 @@ def test_what_a_group_prefers_is_its_mean_function_of_its_fused_items(world, gro
 
 def test_who_was_never_there_has_no_group_and_distils_nothing(world, grouped):
     engine = engine_of(grouped.but(clients=0.3, distill_scale="ratio"), world, 2)
-    there = engine.groups.group_U >= 0
+    there = engine.memory.group_U >= 0
     assert 3 <= there.sum() < world.n_users
     assert (engine.method.shared.preferences[:, -1] == NONE).all()
     assert not engine.private["distill_ratio"][~torch.from_numpy(there)].any()
@@ -118,17 +123,17 @@ def test_a_group_of_which_nobody_came_keeps_what_it_preferred(world, grouped):
     for _ in range(6):
         before = engine.method.shared.preferences.clone()
         clients = engine.step().clients
-        absent = sorted({0, 1} - set(engine.groups.group_U[clients]))
+        absent = sorted({0, 1} - set(engine.memory.group_U[clients]))
         kept += len(absent)
         assert torch.equal(engine.method.shared.preferences[:, absent], before[:, absent])
-    first, again = engine.groups.group_U.copy(), engine_of(grouped.but(grouping="random"), world, 1).groups.group_U
+    first, again = engine.memory.group_U.copy(), engine_of(grouped.but(grouping="random"), world, 1).memory.group_U
     assert np.array_equal(first[first >= 0], again[first >= 0])  # a client keeps its lot
 
 
 def test_behaviour_groups_who_took_the_same(world, grouped):
     engine = engine_of(grouped.but(grouping="behaviour"), world, 3)
-    assert set(engine.groups.group_U) == {0, 1}
-    sent = engine.groups.n_rows_U.numpy()
+    assert set(engine.memory.group_U) == {0, 1}
+    sent = engine.memory.n_rows_U.numpy()
     assert (sent >= 3 * world.train.lengths).all()  # its own items in every round, and others
 
 
@@ -155,7 +160,7 @@ def test_sums_do_not_hide_what_is_shown(world, grouped):
     assert sums.loc["uploads", "auc"] == sums.loc["prediction function shown", "auc"]
     rows = fl.attack("items", grouped, world, rounds=3, progress=False)
     assert rows.loc["prediction function shown", "auc"] == sums.loc["uploads", "auc"]
-    engine = lookup("engine", "loop")(grouped.but(engine="loop"), world)
+    engine = federation_of(grouped.but(engine="loop"), world)
     seen = np.zeros((world.n_users, world.n_items))
 
     def look(upload, sent):
@@ -165,7 +170,7 @@ def test_sums_do_not_hide_what_is_shown(world, grouped):
             scores = torch.func.functional_call(engine.method.client.backbone, layers | own, (sent["item_table"],))
         seen[upload.client] = scores.numpy()
 
-    engine.observer = look
+    engine.channel.watch(look)
     for _ in range(3):
         engine.step()
     own = [np.isin(np.arange(world.n_items), world.train[u]) for u in range(world.n_users)]
@@ -188,9 +193,9 @@ def test_it_goes_on_where_it_stopped(world, grouped, how, tmp_path):
 
 def test_noise_is_added_to_what_is_shown(world, grouped):
     loop, stacked = (engine_of(grouped.but(noise=0.01, engine=e), world, 2) for e in ("loop", "stacked"))
-    torch.testing.assert_close(loop.groups.shown_UK, stacked.groups.shown_UK)
+    torch.testing.assert_close(loop.memory.shown_UK, stacked.memory.shown_UK)
     shown = torch.cat([loop.private[n].flatten(1) for n in loop.method.shown], dim=1)
-    assert 0.03 < float((loop.groups.shown_UK - shown).std()) < 0.3
+    assert 0.03 < float((loop.memory.shown_UK - shown).std()) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 
 import fedlab_mm as fl
 from fedlab_mm.fusion import Bank, part_name
-from fedlab_mm.registry import lookup, names
-from tests.conftest import but
+from fedlab_mm.registry import names
+from tests.conftest import but, engine_of
 
 ODD = ["clip.b32", "forward", "ViT-B-32.openai", "training", "keys", "a%2Eb", "feature a"]
 
@@ -75,7 +75,7 @@ def test_every_method_trains_with_them_as_with_others(method, optimizer, small_t
 
 
 def test_saved_runs_of_ordinary_names_keep_their_parameters_names(small_toy, recipe):
-    engine = lookup("engine", "stacked")(recipe.but(dataset="toy"), small_toy)
+    engine = engine_of("stacked", recipe.but(dataset="toy"), small_toy)
     maps = {n for n in engine.state() if ".maps." in n}
     assert maps == {f"shared.fusion.bank.maps.{s}.{p}" for s in ("id", "image", "text") for p in ("weight", "bias")}
 

@@ -9,11 +9,11 @@ import torch
 import fedlab_mm as fl
 from fedlab_mm import registry
 from fedlab_mm.aggregation import Aggregation
-from fedlab_mm.registry import lookup, names
+from fedlab_mm.federation.clicker import block_of
+from fedlab_mm.registry import names
 from fedlab_mm.sequential.layers import Linear
 from fedlab_mm.sequential.sasrec import FedSASRec
-from fedlab_mm.simulation.clicks import block_of
-from tests.conftest import but
+from tests.conftest import but, engine_of
 from tests.sequential.conftest import small_log
 
 TRANSFORMERS = ("fedsasrec", "fedhstu", "fedllama")
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def trained(recipe, log, n_rounds=3):
-    engine = lookup("click engine", recipe.engine)(recipe, log)
+    engine = engine_of(recipe.engine, recipe, log)
     losses = [engine.step().loss for _ in range(n_rounds)]
     return engine, losses
 
@@ -51,9 +51,9 @@ def test_both_engines_do_the_same(recipe, log, backbone, method, setting):
 def test_padding_changes_nothing(recipe, log, backbone, method):
     engine, _ = trained(recipe.but(backbone=backbone, method=method, history="items"), log, 1)
     apart = engine.sequences.windows("test", np.arange(log.n_users))
-    together = engine.logits([apart])[0]
+    together = engine.backend.logits([apart])[0]
     for u in range(log.n_users):
-        alone = engine.logits([engine.sequences.windows("test", np.array([u]))])[0][0]
+        alone = engine.backend.logits([engine.sequences.windows("test", np.array([u]))])[0][0]
         torch.testing.assert_close(together[u, : len(alone)], alone, atol=1e-12, rtol=0)
 
 
@@ -65,9 +65,9 @@ def test_a_gate_does_not_read_what_is_held_out(recipe, gate):
     windows = engine.sequences.windows("test", np.arange(log.n_users))
     end = windows.lengths.long()
     assert (windows.known.sum(dim=1) == end - 1).all()
-    before, rows = engine.logits([windows])[0], torch.arange(log.n_users)
+    before, rows = engine.backend.logits([windows])[0], torch.arange(log.n_users)
     windows.click[rows, end - 1] = 1 - windows.click[rows, end - 1]
-    after = engine.logits([windows])[0]
+    after = engine.backend.logits([windows])[0]
     torch.testing.assert_close(before[rows, end - 2], after[rows, end - 2])
     assert not torch.allclose(before[rows, end - 1], after[rows, end - 1])
 
@@ -77,10 +77,10 @@ def test_what_comes_later_is_not_seen(recipe, log, backbone):
     """Without MRFF, whose gate reads a training sequence as a whole: its group is the user's, not a showing's."""
     engine, _ = trained(recipe.but(backbone=backbone, method="none"), log, 1)
     windows = engine.sequences.windows("test", np.array([5]))
-    before = engine.logits([windows])[0]
+    before = engine.backend.logits([windows])[0]
     windows.item_codes[:, -1] = windows.item_codes[:, 0]
     windows.click[:, -1] = 1 - windows.click[:, -1]
-    after = engine.logits([windows])[0]
+    after = engine.backend.logits([windows])[0]
     torch.testing.assert_close(before[:, :-1], after[:, :-1])
     assert not torch.equal(before[:, -1], after[:, -1])
 
@@ -88,11 +88,11 @@ def test_what_comes_later_is_not_seen(recipe, log, backbone):
 def test_a_click_is_not_told_before_it_is_predicted(recipe, log):
     engine, _ = trained(recipe.but(method="none"), log, 2)
     windows = engine.sequences.windows("test", np.arange(log.n_users))
-    before = engine.logits([windows])[0]
+    before = engine.backend.logits([windows])[0]
     last = windows.lengths.long()
     windows.click[torch.arange(log.n_users), last] = 1 - windows.click[torch.arange(log.n_users), last]
     real = windows.real > 0
-    torch.testing.assert_close(engine.logits([windows])[0][real], before[real])
+    torch.testing.assert_close(engine.backend.logits([windows])[0][real], before[real])
 
 
 def test_item_zero_is_an_item(recipe, log):
@@ -100,10 +100,10 @@ def test_item_zero_is_an_item(recipe, log):
     engine, _ = trained(recipe.but(method="none", history="items"), log, 1)
     windows = engine.sequences.windows("test", np.array([6]))
     windows.item_codes[:, 1] = torch.from_numpy(engine.sequences.item_codes[0])
-    first = engine.logits([windows])[0]
+    first = engine.backend.logits([windows])[0]
     other = int((engine.sequences.item_codes != engine.sequences.item_codes[0]).any(axis=1).argmax())
     windows.item_codes[:, 1] = torch.from_numpy(engine.sequences.item_codes[other])
-    assert not torch.allclose(engine.logits([windows])[0][:, 1:], first[:, 1:])
+    assert not torch.allclose(engine.backend.logits([windows])[0][:, 1:], first[:, 1:])
 
 
 def test_windows_by_hand(log):
@@ -125,12 +125,13 @@ def test_windows_by_hand(log):
 
 def test_groups_layers_are_averaged_within_the_group(recipe, log):
     """After one round, group g's layer is the mean of what its own clients made of it; a group without any stays."""
-    loop = lookup("click engine", "loop")(recipe.but(engine="loop"), log)
+    loop = engine_of("loop", recipe.but(engine="loop"), log)
     before = {n: p.clone() for n, p in loop.shared.items()}
     expected = {n: [[] for _ in range(3)] for n in loop.model.by_group}
     for u in range(log.n_users):
         windows = loop.sequences.windows("train", np.array([u])).of(0)
-        done = loop.train_local(np.array([u]), windows, stacked=False)
+        own = {n: p[u] for n, p in loop.private.items()}
+        done = loop.clicker(1).train(np.array([u]), own, loop.shared, windows, stacked=False)
         for name in loop.model.by_group:
             g = int(done.group_L[block_of(name)])
             expected[name][g].append(before[name][g] + done.change[name])
@@ -281,7 +282,7 @@ def test_showings_out_of_order_are_named(recipe, log):
 def test_a_group_that_nobody_came_to_stays(recipe, log, engine):
     """Under the server's Adam too, whose moments would carry it on."""
     recipe = recipe.but(engine=engine, server_optimizer="adam", clients=0.3, lr=0.05, groups=4)
-    federation = lookup("click engine", engine)(recipe, log)
+    federation = engine_of(engine, recipe, log)
     stayed = 0
     for _ in range(8):
         before = {n: federation.shared[n].clone() for n in federation.model.by_group}
@@ -296,7 +297,7 @@ def test_a_group_that_nobody_came_to_stays(recipe, log, engine):
 @pytest.mark.parametrize("server_optimizer", [None, "adam"])
 def test_a_round_that_nobody_comes_to(recipe, log, server_optimizer):
     recipe = recipe.but(sampling="poisson", clients=0.15, rounds=12, server_optimizer=server_optimizer)
-    federations = [lookup("click engine", e)(recipe.but(engine=e), log) for e in ("loop", "stacked")]
+    federations = [engine_of(e, recipe.but(engine=e), log) for e in ("loop", "stacked")]
     sizes = [[len(f.step().clients) for _ in range(12)] for f in federations]
     assert sizes[0] == sizes[1] and 0 in sizes[0]
     for a, b in zip(federations[0].state().values(), federations[1].state().values(), strict=True):
@@ -362,7 +363,7 @@ def test_a_client_of_weight_zero_keeps_learning_its_own(recipe, log):
 
     states = []
     for name in ("loop", "stacked"):
-        engine = lookup("click engine", name)(recipe.but(engine=name), log)
+        engine = engine_of(name, recipe.but(engine=name), log)
         engine.aggregation = Some()
         for _ in range(2):
             engine.step()

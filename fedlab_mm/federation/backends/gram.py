@@ -16,17 +16,19 @@ What is behind the maps (operators, router, backbone) goes through the method's 
 grows with the square of a client's items: above `Gram.most_rows` of them copies are cheaper, and `Vmapped` trains.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedlab_mm.federation.backends.chunks import Chunk, tensors_of
+from fedlab_mm.federation.backends.kernels import Kernel
+from fedlab_mm.federation.channel import Intake
+from fedlab_mm.federation.ranking import RankingFederation
 from fedlab_mm.fusion import map_name
 from fedlab_mm.methods import Method
 from fedlab_mm.methods.fedmr import SIGNALS, FedMR
-from fedlab_mm.simulation.engine import Engine
-from fedlab_mm.simulation.kernels import Chunk, Kernel, tensors_of
+from fedlab_mm.methods.parts import Parameters
 
 
 class Gram(Kernel):
@@ -35,8 +37,8 @@ class Gram(Kernel):
     cache = 96e6
     most_rows = 400
 
-    def __init__(self, engine: Engine, sent: Mapping[str, Tensor], mixed: dict[str, Tensor]):
-        super().__init__(engine, sent, mixed)
+    def __init__(self, federation: RankingFederation, sent: Parameters, intake: Intake):
+        super().__init__(federation, sent, intake)
         assert isinstance(self.method, FedMR)
         features = self.method.fusion.inputs()
         self.inputs = {
@@ -63,7 +65,7 @@ class Gram(Kernel):
     def bytes_of_client(self, n_rows: Any) -> Any:
         dim, n_signals = self.recipe.dim, len(self.inputs)
         copies = sum(3 * self.sent[n].numel() for n, part in self.others.items() if not part.by_item)
-        private = sum(2 * p[0].numel() for p in self.engine.private.values())
+        private = sum(2 * p[0].numel() for p in self.federation.private.values())
         grams = n_signals * n_rows * n_rows + (n_rows + dim) * (n_rows + 2 * dim)
         return self.recipe.dtype.itemsize * (grams + 8 * n_signals * n_rows * dim + copies + private)
 
@@ -91,12 +93,8 @@ class Gram(Kernel):
             optimizer.step(gradients)
             for z, of_signal_CND in zip(mapped, of_signals_CMND.unbind(dim=1), strict=True):
                 z.step(of_signal_CND, epoch)
-        for name, part in self.others.items():
-            change = summed[name] if part.upload == "gradient" else moving[name] - sent[name]
-            if part.by_item:
-                chunk.add_to(self.mixed[name], change)
-            else:
-                self.mixed[name] += torch.tensordot(chunk.alpha_C, change, dims=1)
+        changes = {n: summed[n] if p.upload == "gradient" else moving[n] - sent[n] for n, p in self.others.items()}
+        self.hand_in(chunk, changes)
         for z in mapped:
             z.add()
         return loss_C / recipe.local_epochs, None
@@ -132,7 +130,7 @@ class Input:
         return self.kernel.method.local_rate(name, self.kernel.round, epoch)
 
     def finish(self) -> None:
-        mixed, maps = self.kernel.mixed, map_name(self.signal)
+        mixed, maps = self.kernel.intake.mixed, map_name(self.signal)
         mixed[f"{maps}.weight"] += self.through_ID.T @ self.rows_IW
         mixed[f"{maps}.bias"] += self.of_bias_D
         if self.signal == "id":
@@ -170,9 +168,13 @@ class Mapped:
             self.product_CND, self.gram_CNN, of_value_CND, beta=1 - lr * self.decay, alpha=-lr
         )
 
+    def add_rows(self, total: Tensor, change_CNx: Tensor) -> None:
+        """total[i] += Σ over the rows that are item i, each client's weighted."""
+        total.index_add_(0, self.chunk.rows_CN.flatten(), self.chunk.weighted(change_CNx).flatten(0, 1))
+
     def add(self) -> None:
         """Gather what the clients upload."""
-        self.chunk.add_to(self.input.through_ID, self.sum_CND)
+        self.add_rows(self.input.through_ID, self.sum_CND)
         self.input.of_bias_D += torch.tensordot(self.chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
 
 
@@ -200,9 +202,9 @@ class MovingMapped(Mapped):
 
     def add(self) -> None:
         chunk, input, n_rows = self.chunk, self.input, self.product_CND.shape[1]
-        chunk.add_to(input.through_ID, self.sum_CDB[:, :, :n_rows].mT)
+        self.add_rows(input.through_ID, self.sum_CDB[:, :, :n_rows].mT)
         input.through_DD += torch.tensordot(chunk.alpha_C, self.sum_CDB[:, :, n_rows:], dims=1)
         input.of_bias_D += torch.tensordot(chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
         self.z_CNB[:, :, :n_rows].diagonal(dim1=1, dim2=2).sub_(1)
-        chunk.add_to(input.kernel.mixed["id_embedding"], torch.bmm(self.z_CNB[:, :, :n_rows], self.x_CNW))
-        chunk.add_to(input.moved_ID, self.z_CNB[:, :, n_rows:])
+        self.add_rows(input.kernel.intake.mixed["id_embedding"], torch.bmm(self.z_CNB[:, :, :n_rows], self.x_CNW))
+        self.add_rows(input.moved_ID, self.z_CNB[:, :, n_rows:])

@@ -1,7 +1,7 @@
-"""The fast engine: a chunk of clients at once. Equal to `loop`; tests hold it to that.
+"""The fast backend: a chunk of clients at once. Equal to `loop`; tests hold it to that.
 
-How a chunk trains is in `kernels.py` and `gram.py`; here is what surrounds it: chunks that stay in cache, scoring in
-blocks. Nothing is sped up by doing less: the same samples, epochs and precision.
+How a chunk trains is in `kernels.py`, `linear.py` and `gram.py`. Here is what surrounds it: chunks that stay in cache,
+scoring in blocks. Nothing is sped up by doing less: the same samples, epochs and precision.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,51 +12,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedlab_mm.data.negatives import Samples
+from fedlab_mm.federation.backends.chunks import Chunk, Touched
+from fedlab_mm.federation.backends.gram import Gram
+from fedlab_mm.federation.backends.kernels import Kernel, Vmapped
+from fedlab_mm.federation.backends.linear import BIAS, HIDDEN, WEIGHT, Linear, outer, scores_linearly
+from fedlab_mm.federation.backends.loop import Ranks
+from fedlab_mm.federation.channel import Intake
+from fedlab_mm.federation.client import Work
+from fedlab_mm.federation.state import RankOne
 from fedlab_mm.methods import Method
-from fedlab_mm.methods.base import PERSONAL
 from fedlab_mm.methods.fedmr import FedMR
+from fedlab_mm.methods.parts import PERSONAL, Parameters
 from fedlab_mm.registry import register
-from fedlab_mm.simulation.engine import Engine, LocalWork
-from fedlab_mm.simulation.gram import Gram
-from fedlab_mm.simulation.kernels import (
-    BIAS,
-    HIDDEN,
-    WEIGHT,
-    Chunk,
-    Kernel,
-    Linear,
-    Touched,
-    Vmapped,
-    outer,
-    scores_linearly,
-    times,
-)
-from fedlab_mm.simulation.state import RankOne
+from fedlab_mm.routing import choose, times
 from fedlab_mm.threads import lap
 
 MOST = 4096  # clients of a chunk
 
 
 @register("engine", "stacked")
-class Stacked(Engine):
+class Stacked(Ranks):
     """Chunks of `recipe.chunk` clients, or as many as fit the cache; the chunk's size changes speed and memory, not the
     result."""
 
-    def train_clients(self, samples: Samples, alpha_C: np.ndarray, sent: Mapping[str, Tensor]) -> LocalWork:
-        mixed = {n: torch.zeros_like(sent[n]) for n, part in self.method.parts.items() if part.upload}
-        kinds = kernels_of(self.method) if self.guard.idle else [k for k in kernels_of(self.method) if k is not Gram]
-        kernels = [kind(self, sent, mixed) for kind in kinds]  # Gram sums over clients before anything can be clipped
-        touched = Touched.of(samples, self.data.n_items, self.device, self.recipe.dtype)
+    def train(self, samples: Samples, alpha_C: np.ndarray, sent: Parameters, intake: Intake) -> Work:
+        f = self.federation
+        kinds = kernels_of(f.method)
+        if not intake.channel.transparent:  # Gram sums over clients before anybody could see one
+            kinds = [kind for kind in kinds if kind is not Gram]
+        kernels = [kind(f, sent, intake) for kind in kinds]
+        touched = Touched.of(samples, f.data.n_items, f.device, f.recipe.dtype)
         n_clients = len(samples.clients)
-        weight_C = torch.from_numpy(alpha_C).to(self.device, self.recipe.dtype)
-        work = LocalWork({}, weight_C.new_empty(n_clients), touched.lengths, mixed)
+        weight_C = torch.from_numpy(alpha_C).to(f.device, f.recipe.dtype)
+        work = Work({}, weight_C.new_empty(n_clients), touched.lengths)
         personal: list[tuple[Tensor, Tensor, Tensor]] = []
-        if self.kept_UI is not None:
-            work.kept_CI = weight_C.new_empty(n_clients, self.data.n_items)
+        if f.kept_UI is not None:
+            work.kept_CI = weight_C.new_empty(n_clients, f.data.n_items)
         for kernel, chosen in self._chunks(touched.lengths, kernels):
-            chunk = Chunk.of(self, touched, samples.clients, chosen, weight_C)
+            chunk = Chunk.of(f, touched, samples.clients, chosen, weight_C)
             loss_C, kept_CI = kernel.train(chunk)
-            where = torch.from_numpy(chosen).to(self.device)
+            where = torch.from_numpy(chosen).to(f.device)
             work.loss_C[where] = loss_C
             for name, new in chunk.private.items():
                 _put(work.private, name, new, where, n_clients)
@@ -68,26 +63,10 @@ class Stacked(Engine):
             lap(chunk.rows_CN.numel())
         for kernel in kernels:
             kernel.finish()
-        if self.groups is not None:
-            self._show(work, samples, [pair for kernel in kernels for pair in kernel.pairs])
-        told = {user: n for kernel in kernels for user, n in kernel.sent_rows.items()}
-        if told:
-            work.n_rows_C = np.array([told[user] for user in samples.clients.tolist()])
         if personal:
-            work.personal = tuple(map(torch.cat, zip(*personal, strict=True)))  # type: ignore[assignment]
+            c_P, i_P, rows_PW = (torch.cat(every) for every in zip(*personal, strict=True))
+            work.personal = c_P, i_P, rows_PW
         return work
-
-    def _show(self, work: LocalWork, samples: Samples, pairs: Sequence[tuple[Tensor, ...]]) -> None:
-        """What the server groups clients by: the rows that they uploaded, and the private parameters that they show."""
-        work.pairs = tuple(map(torch.cat, zip(*pairs, strict=True)))  # type: ignore[assignment]
-        shown = [work.loss_C.new_empty(len(samples.clients), 0)]
-        for name in self.method.shown:
-            value = work.private[name]
-            assert isinstance(value, Tensor)
-            if self.guard.noise:
-                value = value + self.guard.noise_of(name, value, samples.clients, self.round + 1, None)
-            shown.append(value[:, None].flatten(1))
-        work.shown_CK = torch.cat(shown, dim=1)
 
     def _chunks(self, lengths: np.ndarray, kernels: Sequence[Kernel]) -> Iterator[tuple[Kernel, np.ndarray]]:
         """Positions of clients, in the order of how many rows they have, and who trains them. A chunk ends where the
@@ -99,7 +78,7 @@ class Stacked(Engine):
             end = int(np.searchsorted(lengths, kernel.most_rows, side="right"))
             room = self._room(kernel)
             while start < end:
-                ahead = lengths[start : min(end, start + (self.recipe.chunk or MOST))]
+                ahead = lengths[start : min(end, start + (self.federation.recipe.chunk or MOST))]
                 size, each = np.arange(1, len(ahead) + 1), kernel.bytes_of_client(ahead)
                 work, padding = size * each, size * each - np.cumsum(each)
                 fits = (work <= room) & (padding <= room / 4)
@@ -108,23 +87,26 @@ class Stacked(Engine):
                 start = stop
 
     def _room(self, kernel: Kernel) -> float:
-        if self.recipe.chunk is not None:
+        device = self.federation.device
+        if self.federation.recipe.chunk is not None:
             return float("inf")
-        return torch.cuda.mem_get_info(self.device)[0] / 8 if self.device.type == "cuda" else kernel.cache
+        return torch.cuda.mem_get_info(device)[0] / 8 if device.type == "cuda" else kernel.cache
 
     @property
     def linear(self) -> bool:
         """Are scores linear in item rows that are the same to all clients, but for a personal row?"""
-        of_fedmr = isinstance(self.method, FedMR) and self.personal is None
-        return Linear.fits(self.method) or (of_fedmr and scores_linearly(self.method))
+        method = self.federation.method
+        of_fedmr = isinstance(method, FedMR) and self.federation.personal is None
+        return Linear.fits(method) or (of_fedmr and scores_linearly(method))
 
-    def prepared(self, sent: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if self.linear and isinstance(self.method, FedMR):  # the views of the global model, which all clients share
-            return {**sent, "views": self.method.views(sent).transpose(0, 1)}
+    def prepared(self, sent: Parameters) -> Parameters:
+        method = self.federation.method
+        if self.linear and isinstance(method, FedMR):  # the views of the global model, which all clients share
+            return {**sent, "views": method.views(sent).transpose(0, 1)}
         return sent
 
-    def score_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
-        method = self.method
+    def score_users(self, sent: Parameters, users: slice) -> Tensor:
+        f, method, personal = self.federation, self.federation.method, self.federation.personal
         if not self.linear:
 
             def logits(private: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
@@ -132,22 +114,18 @@ class Stacked(Engine):
 
             return self._of_each_user(logits, sent, users)
         table_IK = sent["views" if "views" in sent else "item_table"].flatten(1)
-        theta_CD = self.private[WEIGHT][users, 0]
+        theta_CD = f.private[WEIGHT][users, 0]
         q_CK = outer(self.weights_of_users(sent, users), theta_CD) if method.routes else theta_CD
-        scores_CI = torch.addmm(self.private[BIAS][users], q_CK, table_IK.T)
-        if self.personal is not None:
-            scores_CI[:, : self.data.n_items] += theta_CD @ self.personal.initial_IW.T
-            c_P, i_P, slot_P = self.personal.touched(users)
-            change_PW = self.personal.pool[slot_P] - self.personal.initial_IW[i_P]
+        scores_CI = torch.addmm(f.private[BIAS][users], q_CK, table_IK.T)
+        if personal is not None:
+            scores_CI[:, : f.data.n_items] += theta_CD @ personal.initial_IW.T
+            c_P, i_P, slot_P = personal.touched(users)
+            change_PW = personal.pool[slot_P] - personal.initial_IW[i_P]
             scores_CI[c_P, i_P] += (change_PW * theta_CD[c_P]).sum(dim=1)
         return scores_CI
 
-    def _fresh_numbers(self, initial: Mapping[str, Tensor]) -> int:
-        changes = {HIDDEN} if Linear.fits(self.method) and self.recipe.optimizer == "sgd" else set()  # of rank one
-        return super()._fresh_numbers({n: p for n, p in initial.items() if n not in changes})
-
-    def weights_of_users(self, sent: Mapping[str, Tensor], users: slice) -> Tensor:
-        method = self.method
+    def weights_of_users(self, sent: Parameters, users: slice) -> Tensor:
+        f, method = self.federation, self.federation.method
         if not self.linear:
 
             def weights(private: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
@@ -155,28 +133,37 @@ class Stacked(Engine):
                 return method.weights(method.views(local), local, own_I)
 
             return self._of_each_user(weights, sent, users)
-        histories = self.data.train.take(np.arange(users.start, users.stop))
-        items, offsets = (torch.from_numpy(a).to(self.device) for a in (histories.items, histories.indptr[:-1]))
+        histories = f.data.train.take(np.arange(users.start, users.stop))
+        items, offsets = (torch.from_numpy(a).to(f.device) for a in (histories.items, histories.indptr[:-1]))
         summary_CK = F.embedding_bag(items, sent["views"].flatten(1), offsets, mode="mean")
-        own = {n.removeprefix("router."): p[users] for n, p in self.private.items() if n.startswith("router.")}
-        hidden_CH = torch.relu(times(summary_CK, self.private[HIDDEN][users].mT) + own["hidden.bias"])
-        return torch.softmax(times(hidden_CH, own["output.weight"].mT) + own["output.bias"], dim=1)
+        own = {n.removeprefix("router."): p[users] for n, p in f.private.items() if n.startswith("router.")}
+        product_CH = times(summary_CK, own["hidden.weight"].mT)
+        return choose(product_CH, own["hidden.bias"], own["output.weight"], own["output.bias"])[0]
+
+    def numbers_of_change(self, private: Parameters) -> int:
+        recipe = self.federation.recipe
+        changes = (
+            {HIDDEN} if Linear.fits(self.federation.method) and recipe.optimizer == "sgd" else set()
+        )  # of rank one
+        return super().numbers_of_change({n: p for n, p in private.items() if n not in changes})
 
     def bytes_to_score(self, n_items: int) -> float:
-        size = self.recipe.dtype.itemsize
+        f = self.federation
+        size = f.recipe.dtype.itemsize
         if self.linear:
-            width = 0 if self.personal is None else self.personal.initial_IW.shape[1]
+            width = 0 if f.personal is None else f.personal.initial_IW.shape[1]
             return 4 * (1 + width) * n_items * size
-        n_views = len(self.views) if self.method.routes else 1
-        return n_items * size * (n_views + 8) * self.method.client.backbone.item_width
+        n_views = len(f.views) if f.method.routes else 1
+        return n_items * size * (n_views + 8) * f.method.client.backbone.item_width
 
-    def _of_each_user(self, function: Callable[..., Tensor], sent: Mapping[str, Tensor], users: slice) -> Tensor:
+    def _of_each_user(self, function: Callable[..., Tensor], sent: Parameters, users: slice) -> Tensor:
         """A function of a user's private parameters and 1 / n_u at its training items, vectorised over users."""
-        n_items = self.method.n_rows(sent)
-        private = {n: p[users] for n, p in self.private.items()}
-        if self.personal is not None:
-            private[PERSONAL] = self.personal.dense(users, n_items)
-        return torch.func.vmap(function)(private, self._own(users, n_items))
+        f = self.federation
+        n_items = f.method.n_rows(sent)
+        private = {n: p[users] for n, p in f.private.items()}
+        if f.personal is not None:
+            private[PERSONAL] = f.personal.dense(users, n_items)
+        return torch.func.vmap(function)(private, f.own_shares(users, n_items))
 
 
 def kernels_of(method: Method) -> list[type[Kernel]]:
