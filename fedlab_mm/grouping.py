@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 
+from fedlab_mm.registry import lookup, register
 from fedlab_mm.threads import single
 
 KEPT = 0.95  # share of the variance that the principal components keep
@@ -37,7 +38,7 @@ def split(vectors_CK: np.ndarray, n_groups: int | None, clustering: str, seed: i
 
     Args:
         n_groups: g; None for the number between 2 and 8 with the highest mean silhouette.
-        clustering: "kmeans", or "spectral" with a Gaussian kernel as wide as the median distance.
+        clustering: a registered one.
     """
     with single():
         return _split(vectors_CK, n_groups, clustering, seed)
@@ -75,18 +76,30 @@ def aligned(labels_C: np.ndarray, before_C: np.ndarray, n_groups: int) -> np.nda
 
 
 def _cluster(points_CK: np.ndarray, n_groups: int, clustering: str, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans, SpectralClustering
-    from sklearn.metrics import pairwise_distances
-
     if n_groups <= 1:
         return np.zeros(len(points_CK), dtype=np.int64)
     drawn = seed % 2**32  # more scikit-learn does not take
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fewer distinct points than groups, and of graphs in several pieces
-        if clustering == "kmeans":
-            return KMeans(n_groups, n_init=10, random_state=drawn).fit_predict(points_CK).astype(np.int64)
-        distance_CC = pairwise_distances(points_CK)
-        width = np.median(distance_CC[distance_CC > 0]) if (distance_CC > 0).any() else 1.0
-        kernel_CC = np.exp(-((distance_CC / width) ** 2) / 2)
-        spectral = SpectralClustering(n_groups, affinity="precomputed", random_state=drawn, assign_labels="kmeans")
-        return spectral.fit_predict(kernel_CC).astype(np.int64)
+        return lookup("clustering", clustering)(points_CK, n_groups, drawn).astype(np.int64)
+
+
+@register("clustering", "kmeans")
+def by_kmeans(points_CK: np.ndarray, n_groups: int, seed: int) -> np.ndarray:
+    """K-means, the best of ten starts."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(n_groups, n_init=10, random_state=seed).fit_predict(points_CK)
+
+
+@register("clustering", "spectral")
+def by_spectrum(points_CK: np.ndarray, n_groups: int, seed: int) -> np.ndarray:
+    """Spectral clustering, with a Gaussian kernel as wide as the median distance."""
+    from sklearn.cluster import SpectralClustering
+    from sklearn.metrics import pairwise_distances
+
+    distance_CC = pairwise_distances(points_CK)
+    width = np.median(distance_CC[distance_CC > 0]) if (distance_CC > 0).any() else 1.0
+    kernel_CC = np.exp(-((distance_CC / width) ** 2) / 2)
+    spectral = SpectralClustering(n_groups, affinity="precomputed", random_state=seed, assign_labels="kmeans")
+    return spectral.fit_predict(kernel_CC)

@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 # Modules that show results, or ask about them, and decide none. (What data and encoders make is hashed as data.)
-_SHOWING = {"audit.py", "attacks.py", "cli.py", "encoding", "figures", "geometry.py", "notebooks", "plotting"}
+_SHOWING = {"audit.py", "attacks", "cli", "encoding", "figures", "geometry.py", "notebooks", "plotting"}
 _SHOWING |= {"reported", "widgets"}
 
 

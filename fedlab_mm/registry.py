@@ -2,7 +2,8 @@
 
 A member registers itself where it is defined. `import_members` lets a package of one-class files (datasets, backbones,
 methods) be extended by adding a file: nothing else has to mention it. The package's own members are imported when
-somebody first asks for a name, or registers one of their own.
+somebody first asks for a name, or registers one of their own. So are those of other installed packages that name a
+module in the entry-point group "fedlab_mm".
 """
 
 import difflib
@@ -10,6 +11,7 @@ import importlib
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from fedlab_mm.errors import FedlabError
@@ -18,9 +20,13 @@ from fedlab_mm.provenance import is_foreign, what_runs
 T = TypeVar("T")
 
 _FAMILIES: dict[str, dict[str, Any]] = {}
-_HOMES = "aggregation attacks backbones centralised data fusion losses methods sequential federation tasks".split()
+_HOMES = (
+    "aggregation attacks backbones centralised data encoding evaluation federation fusion grouping losses methods "
+    "sequential tasks"
+).split()
 _LATER = {"figure": "figures"}  # they bring matplotlib
 _imported: set[str] = set()
+GUESTS = "fedlab_mm"  # the group of entry points by which other packages bring members
 
 
 def register(family: str, name: str) -> Callable[[T], T]:
@@ -110,6 +116,21 @@ def _import_own(family: str) -> None:
             except BaseException:
                 _imported.discard(home)
                 raise
+    _import_guests()
+
+
+def _import_guests() -> None:
+    """Import what other installed packages bring, once: the modules that their entry points in GUESTS name. One that
+    fails is warned of, and passed over."""
+    if GUESTS in _imported:
+        return
+    _imported.add(GUESTS)
+    for point in entry_points(group=GUESTS):
+        try:
+            point.load()
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            warnings.warn(f"the members that {point.value} would bring are not there ({told})", stacklevel=2)
 
 
 def import_members(package: str, path: Sequence[str]) -> None:
@@ -119,11 +140,11 @@ def import_members(package: str, path: Sequence[str]) -> None:
 
 
 def available() -> dict[str, list[str]]:
-    """Every family's registered names.
+    """Every family's registered names (but those of figures, which are many and slow to import).
 
     >>> available()["method"]
     ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
     """
-    families = ["dataset", "operator", "backbone", "method", "loss", "aggregation", "engine", "baseline", "attack"]
-    families += ["click backbone", "click method", "click baseline"]
-    return {family: names(family) for family in families}
+    first = ["dataset", "encoder", "operator", "backbone", "method", "loss", "aggregation", "engine", "task"]
+    _import_own("method")
+    return {family: names(family) for family in dict.fromkeys([*first, *sorted(_FAMILIES)]) if family not in _LATER}

@@ -106,7 +106,10 @@ def member_of(family: str) -> Check:
     """The name of a registered member."""
 
     def check(name: str, value: Any) -> None:
-        lookup(family, value)
+        try:
+            lookup(family, value)
+        except FedlabError as error:
+            raise error if name == family else FedlabError(f"{name}: {error}") from None
 
     check.family = family  # type: ignore[attr-defined]  # for the command line, which lists the members
     return check

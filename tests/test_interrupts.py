@@ -197,7 +197,7 @@ def notebook_of(tmp_path, *cells):
     ],
 )
 def test_a_notebook_that_fails_is_kept_as_far_as_it_went(capsys, tmp_path, monkeypatch, cell, message):
-    monkeypatch.setattr(cli, "CELL_SECONDS", 8)
+    monkeypatch.setattr(cli.notebooks, "CELL_SECONDS", 8)
     source, out = notebook_of(tmp_path, "6 * 7", cell, "2")
     code, _, err = run(capsys, "execute", source, "--out", out)
     assert code == 2 and message in err.splitlines()[-1] and str(out / "n.ipynb") in err

@@ -42,6 +42,7 @@ class Backbone(nn.Module):
     Params: ClassVar[type[Settings]] = Settings
 
     item_width: int  # width of a row of its item table
+    recipe: Recipe  # whose it is, with its own settings; set once it is built
 
     def forward(self, items_NW: Tensor) -> Tensor:
         """Logits [N] of item rows [N, item_width]: Eq. 5 of FedVLR before the sigmoid, f(F̄_i; θ_u)."""

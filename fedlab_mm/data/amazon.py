@@ -7,7 +7,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from fedlab_mm.data.fetch import Download
-from fedlab_mm.data.source import Preparation, Raw, Source
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.source import Source
 from fedlab_mm.data.tables import as_name, as_number, as_time, in_seconds, read_lines
 from fedlab_mm.encoding import clean_text, folder_called, pictures_of
 from fedlab_mm.errors import FedlabError

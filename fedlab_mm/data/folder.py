@@ -30,7 +30,8 @@ from safetensors.numpy import save_file
 
 from fedlab_mm.data.build import check_modality
 from fedlab_mm.data.columns import ALIASES, interactions_of, items_of, plain, read_parquet
-from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.prepare import prepare, warn_of_ratings
 from fedlab_mm.data.tables import first_row, flaw, read_feature, read_json, read_table
 from fedlab_mm.encoding import files_in, folder_called, inside, nfc, pictures_of, suffixes
 from fedlab_mm.errors import FedlabError

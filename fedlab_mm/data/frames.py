@@ -10,7 +10,8 @@ import torch
 
 from fedlab_mm.data.build import check_modality
 from fedlab_mm.data.columns import as_text, interactions_of, items_of
-from fedlab_mm.data.source import Preparation, Raw, prepare, warn_of_ratings
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.prepare import prepare, warn_of_ratings
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.records import Dataset
 

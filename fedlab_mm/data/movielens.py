@@ -6,7 +6,8 @@ from typing import ClassVar
 import pandas as pd
 
 from fedlab_mm.data.fetch import Download
-from fedlab_mm.data.source import Preparation, Raw, Source
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.source import Source
 from fedlab_mm.data.tables import as_numbers, encoding_of, named, read_json, read_table, whole_numbers
 from fedlab_mm.encoding import clean_text, folder_called, pictures_of
 from fedlab_mm.errors import FedlabError

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from fedlab_mm.data.source import Preparation, Raw, Source
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.source import Source
 from fedlab_mm.data.tables import first_row, flaw, in_seconds, named, read_feature, read_table, whole_numbers
 from fedlab_mm.encoding import folder_called, pictures_of
 from fedlab_mm.errors import FedlabError

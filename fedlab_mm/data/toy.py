@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from fedlab_mm.data.source import Preparation, Raw, prepare
+from fedlab_mm.data.preparation import Preparation, Raw
+from fedlab_mm.data.prepare import prepare
 from fedlab_mm.encoding import OfflineEncoder
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register

@@ -21,6 +21,9 @@ from fedlab_mm.encoding.images import (
 )
 from fedlab_mm.encoding.offline import OfflineEncoder
 from fedlab_mm.encoding.openclip import OpenCLIP
+from fedlab_mm.registry import import_members
+
+import_members(__name__, __path__)
 
 __all__ = [
     "Covers",

@@ -14,7 +14,8 @@ class EncoderUnavailable(FedlabError):
 
 
 class Encoder(Protocol):
-    """h of Eq. 1: pictures and texts to vectors of one width.
+    """h of Eq. 1: pictures and texts to vectors of one width. One that is to be had by name registers as "encoder" and
+    has a class method `named(rest, device)`, where `rest` is what stands behind its name and a colon.
 
     Attributes:
         identity: all that decides a vector beside the item itself, as JSON; features are cached under it.

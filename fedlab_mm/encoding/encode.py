@@ -21,10 +21,9 @@ from tqdm import tqdm
 from fedlab_mm.encoding.base import Encoder, EncoderUnavailable
 from fedlab_mm.encoding.cache import FeatureCache
 from fedlab_mm.encoding.images import MAX_PIXELS, UnreadableImage, open_image
-from fedlab_mm.encoding.offline import OfflineEncoder
-from fedlab_mm.encoding.openclip import OpenCLIP
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.provenance import is_foreign, what_runs
+from fedlab_mm.registry import lookup, names
 
 SAVE_EVERY = 30.0  # seconds of encoding that a crash may cost; an interruption costs none
 GROUP = 64  # items between two looks at the clock
@@ -67,13 +66,10 @@ def choose(encoder: "str | Encoder", device: str = "cpu") -> Encoder:
     if not isinstance(encoder, str):
         return encoder
     name, _, rest = encoder.partition(":")
-    if name == "offline" and not rest:
-        return OfflineEncoder()
-    if name == "openclip":
-        model, _, weights = rest.partition("/")
-        chosen = None if weights == "random" else weights or "openai"
-        return OpenCLIP(model or "ViT-B-32", chosen, device)
-    raise FedlabError(f"unknown encoder '{encoder}': there are: auto, offline, openclip, openclip:MODEL/WEIGHTS")
+    if name not in names("encoder"):
+        known = ", ".join(["auto", *names("encoder"), "openclip:MODEL/WEIGHTS"])
+        raise FedlabError(f"unknown encoder '{encoder}': there are: {known}")
+    return lookup("encoder", name).named(rest, device)
 
 
 def encode_images(

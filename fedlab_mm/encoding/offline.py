@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import sparse
 
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.registry import register
 
 # Why whole numbers: floating-point sums depend on the order in which a machine's BLAS adds, whole numbers below 2^53 do
 # not. Histograms, weights and projections are therefore scaled to integers, and only the last division rounds.
@@ -21,6 +22,7 @@ _SIDE = 64
 _CELLS = 4
 
 
+@register("encoder", "offline")
 class OfflineEncoder:
     """Pictures and titles to unit vectors of `width`, the same on every machine.
 
@@ -38,6 +40,15 @@ class OfflineEncoder:
 
     def __init__(self, width: int = 512, seed: int = 0):
         self.width, self.seed = width, seed
+
+    @classmethod
+    def named(cls, rest: str, device: str) -> "OfflineEncoder":
+        """By what stands behind its name and a colon: nothing."""
+        if rest:
+            raise FedlabError(
+                f"unknown encoder 'offline:{rest}': there are: auto, offline, openclip, openclip:MODEL/WEIGHTS"
+            )
+        return cls()
 
     @property
     def identity(self) -> dict[str, Any]:

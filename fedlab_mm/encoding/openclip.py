@@ -22,12 +22,14 @@ from PIL import Image
 from fedlab_mm.encoding.base import EncoderUnavailable
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.network import offline
+from fedlab_mm.registry import register
 from fedlab_mm.threads import lap, paced
 
 LONGEST_TEXT = 2_000  # characters handed to the tokenizer, which keeps 77 tokens and is slow on endless words
 NOT_INSTALLED = 'OpenCLIP is not installed: pip install "fedlab_mm[encode]"'
 
 
+@register("encoder", "openclip")
 class OpenCLIP:
     """Pictures and texts to unit vectors by a model of OpenCLIP; it is loaded when first needed.
 
@@ -64,6 +66,12 @@ class OpenCLIP:
             raise FedlabError(f"{self.weights}: no such file of weights")
         if self._is_file and self.weights_path.suffix != ".safetensors":
             raise FedlabError(f"{self.weights}: weights are read from .safetensors only, for other files can run code")
+
+    @classmethod
+    def named(cls, rest: str, device: str) -> "OpenCLIP":
+        """By MODEL/WEIGHTS, each of which may be left out; "…/random" for random weights."""
+        model, _, weights = rest.partition("/")
+        return cls(model or "ViT-B-32", None if weights == "random" else weights or "openai", device)
 
     @property
     def weights_path(self) -> Path:

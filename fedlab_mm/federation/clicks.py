@@ -15,13 +15,14 @@ from fedlab_mm.federation.channel import Change, Uploads
 from fedlab_mm.federation.clicker import Clicker, block_of, is_gate
 from fedlab_mm.federation.client import Done, Work
 from fedlab_mm.federation.state import Storage
+from fedlab_mm.methods.optimizers import Adam
 from fedlab_mm.methods.parts import Memory, Parameters
 from fedlab_mm.records import ClickLog
+from fedlab_mm.registry import lookup
 from fedlab_mm.sequential.base import ClickModel, click_model
 from fedlab_mm.sequential.sequences import Sequences, Windows
 
 CHUNK = 64
-LR = {"sgd": 0.5, "adam": 0.01}
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ class ClickFederation(Federation):
         if "user" in self.private:
             codes = torch.from_numpy(self.sequences.user_codes).to(self.device)
             self.private["user"] = self.model.initial_user(codes).clone()
-        self.lr = recipe.lr or LR[recipe.optimizer]
-        self.shared_lr = recipe.shared_lr or (LR["adam"] if recipe.server_optimizer == "adam" else self.lr)
+        self.lr: float = recipe.lr or lookup("optimizer", recipe.optimizer).click_lr
+        server = lookup("optimizer", recipe.server_optimizer or "sgd")
+        if not server.plain and server is not Adam:
+            raise FedlabError(f"server_optimizer='{recipe.server_optimizer}': of click models there are: sgd, adam")
+        self.shared_lr: float = recipe.shared_lr or (self.lr if server.plain else server.click_lr)
         self.moments: dict[str, Tensor] = {}
         self.n_blocks = len({block_of(n) for n in self.model.by_group})
         self.n_groups: int = recipe.groups if self.model.by_group else 1

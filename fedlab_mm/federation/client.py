@@ -135,7 +135,6 @@ def train_ranker(
     user: int,
     private: dict[str, Tensor],
     sent: Mapping[str, Tensor],
-    column: int | None,
     samples: ClientSamples,
     t: int,
 ) -> tuple[Done, dict[str, Tensor]]:
@@ -143,17 +142,13 @@ def train_ranker(
 
     Args:
         private: the client's own parameters, copies of them; of a personal table the touched rows.
-        sent: what the server broadcast; column: of parts by group, which is the client's.
+        sent: what the client was sent, of parts by group the column of its own.
 
     Returns:
         What it ends in, and its own copies of what moves, as it left them.
     """
-    rows, given = samples.rows, {}
-    for name, value in sent.items():
-        part = method.parts[name]
-        given[name] = value[rows] if part.by_item else value
-        if part.by_group and column is not None:
-            given[name] = given[name][:, column]
+    rows = samples.rows
+    given = {n: value[rows] if method.parts[n].by_item else value for n, value in sent.items()}
     loss, values = method.client_update(private, given, samples.batch, t)
     changes, all_there = {}, torch.ones_like(rows, dtype=torch.bool)
     for name, part in method.parts.items():

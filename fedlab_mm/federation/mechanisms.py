@@ -3,6 +3,7 @@
 import math
 import zlib
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from fedlab_mm.draws import keys, normals, uniforms
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.federation.channel import Change, Stage, Uploads, like
 from fedlab_mm.federation.selection import Sampling
+from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
-from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE_OR_NONE, Settings, one_of, setting
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE_OR_NONE, Settings, member_of, setting
 
 NOISE, ROWS = 1, 2  # salts
 
@@ -55,8 +57,8 @@ class Clip(Stage):
 class HideRows(Stage):
     """Sends rows of items that a client did not touch, as unchanged, so that their numbers do not list its items.
 
-    "flipped" tells the truth about each row with probability e^ε / (1 + e^ε), else its opposite (Warner 1965): each
-    single bit is ε-locally private. A client's histories differ in many bits: the whole set is not.
+    Under "flipped" each single bit is ε-locally private. A client's histories differ in many bits: the whole set is
+    not.
     """
 
     order = 20
@@ -72,11 +74,11 @@ class HideRows(Stage):
             row_epsilon: that ε.
         """
 
-        rows: str = setting("touched", one_of("touched", "all", "flipped"))
+        rows: str = setting("touched", member_of("row rule"))
         row_epsilon: float | None = setting(None, POSITIVE_OR_NONE)
 
         def check(self) -> None:
-            if (self.rows == "flipped") != (self.row_epsilon is not None):
+            if lookup("row rule", self.rows).lies != (self.row_epsilon is not None):
                 raise FedlabError(
                     f"rows='{self.rows}' and row_epsilon={self.row_epsilon}: 'flipped' needs one, others none"
                 )
@@ -96,10 +98,49 @@ class HideRows(Stage):
 
     def told_CI(self, touched_CI: Tensor, clients: np.ndarray, t: int) -> Tensor:
         """Which rows each client says that it touched, bool [C, I]."""
-        if self.recipe.rows == "all":
-            return torch.ones_like(touched_CI)
-        lie = 1 / (1 + math.exp(self.recipe.row_epsilon))
-        drawn = uniforms(keys(self.recipe.seed, t, clients, ROWS)[:, None], np.arange(touched_CI.shape[1]))
+        return lookup("row rule", self.recipe.rows)().told_CI(touched_CI, self.recipe, clients, t)
+
+
+class RowRule:
+    """Which rows a client says that it touched. A subclass registers as "row rule".
+
+    Class attributes:
+        lies: does it need row_epsilon?
+    """
+
+    lies: ClassVar[bool] = False
+
+    def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
+        """bool [C, I] in and out."""
+        raise NotImplementedError
+
+
+@register("row rule", "touched")
+class Touched(RowRule):
+    """The truth."""
+
+    def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
+        return touched_CI
+
+
+@register("row rule", "all")
+class Every(RowRule):
+    """All rows, so that nothing is told."""
+
+    def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
+        return torch.ones_like(touched_CI)
+
+
+@register("row rule", "flipped")
+class Flipped(RowRule):
+    """Randomised response (Warner 1965): the truth about each row with probability e^ε / (1 + e^ε), else its
+    opposite."""
+
+    lies = True
+
+    def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
+        lie = 1 / (1 + math.exp(recipe.row_epsilon))
+        drawn = uniforms(keys(recipe.seed, t, clients, ROWS)[:, None], np.arange(touched_CI.shape[1]))
         return touched_CI ^ torch.from_numpy(drawn < lie).to(touched_CI.device)
 
 

@@ -84,11 +84,12 @@ class RankingFederation(Federation):
         private = {n: p[user].clone() for n, p in self.private.items()}
         if self.personal is not None:
             private[PERSONAL] = self.personal.read(torch.full_like(own.rows, user), own.rows)
-        by_group = any(part.by_group for part in method.parts.values())
-        column = int(self.memory.columns(torch.tensor([user]))) if by_group else None
-        done, values = train_ranker(method, user, private, sent, column, own, t=self.round + 1)
+        told = {
+            n: column_1I[0] for n, column_1I in self.columns(sent, torch.tensor([user], device=self.device)).items()
+        }
+        done, values = train_ranker(method, user, private, {**sent, **told}, own, t=self.round + 1)
         if self.kept_UI is not None:  # scores by its own copies
-            kept = {**sent, **private}
+            kept = {**sent, **told, **private}
             for name in (n for n, part in method.parts.items() if part.moves):
                 whole = method.parts[name].by_item
                 kept[name] = sent[name].index_copy(0, own.rows, values[name]) if whole else values[name]
@@ -200,6 +201,14 @@ class RankingFederation(Federation):
     def _blocks(self, n_items: int) -> list[slice]:
         size = max(1, int(BLOCK_BYTES / self.backend.bytes_to_score(n_items)))
         return [slice(start, min(start + size, self.data.n_users)) for start in range(0, self.data.n_users, size)]
+
+    def columns(self, sent: Parameters, users: Tensor) -> dict[str, Tensor]:
+        """Of parts by group, which column each of some users is sent: name -> [C, I]."""
+        by_group = [n for n, part in self.method.parts.items() if part.by_group]
+        if not by_group:
+            return {}
+        column_C = self.memory.columns(users)
+        return {name: sent[name].index_select(1, column_C).T for name in by_group}
 
     def own_shares(self, users: slice, n_items: int) -> Tensor:
         """1 / n_u at the users' training items, [C, I]."""

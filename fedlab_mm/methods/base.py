@@ -23,7 +23,7 @@ from fedlab_mm.data.tables import flaw
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
-from fedlab_mm.methods.optimizers import LocalOptimizer
+from fedlab_mm.methods.optimizers import LocalOptimizer, Optimizer
 from fedlab_mm.methods.parts import PERSONAL, Batch, Client, Memory, Parameters, Part, Shared
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
@@ -122,6 +122,11 @@ class Method:
     # What all methods share.
 
     @property
+    def steps_are_plain(self) -> bool:
+        """Is a client's step −η · gradient and nothing else?"""
+        return lookup("optimizer", self.recipe.optimizer).plain
+
+    @property
     def rates_are_open(self) -> bool:
         """Does the recipe name neither lr nor shared_lr?"""
         return self.recipe.lr is None and self.recipe.shared_lr is None
@@ -137,6 +142,7 @@ class Method:
         """
         r = self.recipe
         backbone: Backbone = lookup("backbone", r.backbone)(width)
+        backbone.recipe = r
 
         def table(width: int) -> Tensor:
             return r.init_scale * torch.randn(self.n_items, width)
@@ -273,17 +279,18 @@ class Method:
         return self.rate(name, self.recipe.optimizer) * per_round ** (round - 1) * per_step**step
 
     def rate(self, name: str, optimizer: str) -> float:
-        """The learning rate of one parameter: for a table by item shared_lr times its scale, except under Adam, whose
-        steps do not depend on a gradient's size."""
+        """The learning rate of one parameter: for a table by item shared_lr times its scale, except under an
+        optimiser whose steps do not depend on a gradient's size."""
         r = self.recipe
         backbone = self.client.backbone
-        lr = {"sgd": backbone.lr, "adam": 3e-3}[optimizer] if r.lr is None else r.lr
+        kind: type[Optimizer] = lookup("optimizer", optimizer)
+        lr = r.lr or kind.lr or backbone.lr
         if name in self.private and name != PERSONAL:
             return lr
-        own = backbone.shared_lr if r.lr is None and optimizer == "sgd" else None
-        factor = self.open_rate if self.rates_are_open and optimizer == "sgd" else 1.0
+        own = backbone.shared_lr if r.lr is None and kind.plain else None
+        factor = self.open_rate if self.rates_are_open and kind.plain else 1.0
         shared_lr = r.shared_lr or own or lr * factor
-        if optimizer == "adam" or name not in (PERSONAL, "item_table", "id_embedding"):
+        if not kind.plain or name not in (PERSONAL, "item_table", "id_embedding"):
             return shared_lr
         return shared_lr * (self.id_lr_scale(name) if r.id_lr_scale is None else r.id_lr_scale)
 
@@ -299,8 +306,7 @@ class Method:
         if not by_rate:
             return None
         groups: list[dict[str, Any]] = [{"params": by_rate[lr], "lr": lr} for lr in sorted(by_rate)]
-        of_kind = torch.optim.SGD if kind == "sgd" else torch.optim.Adam
-        return of_kind(groups, weight_decay=self.recipe.weight_decay)
+        return lookup("optimizer", kind)().make(groups, self.recipe.weight_decay)
 
     def server_update(self, sent: Parameters, mixed: Parameters, optimizer: torch.optim.Optimizer | None) -> None:
         """Add Σ_u α_u (value_u − value) where values came back, which is their mean; step along Σ_u α_u ∇_u,

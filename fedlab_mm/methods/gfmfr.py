@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from fedlab_mm.losses import Divergence
 from fedlab_mm.methods.none import NoFusion
 from fedlab_mm.methods.parts import Batch, Memory, Parameters, Part
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.registry import register
-from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, one_of, setting
+from fedlab_mm.registry import lookup, register
+from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, member_of, one_of, setting
 from fedlab_mm.threads import lap, paced
 
 RATIO = "distill_ratio"
@@ -77,8 +77,8 @@ class GFMFR(NoFusion):
         """
 
         groups: int | None = setting(4, at_least(1))
-        grouping: str = setting("prediction", one_of("prediction", "behaviour", "random"))
-        clustering: str = setting("kmeans", one_of("kmeans", "spectral"))
+        grouping: str = setting("prediction", member_of("grouping"))
+        clustering: str = setting("kmeans", member_of("clustering"))
         distill: float = setting(0.1, NOT_NEGATIVE)
         distill_schedule: str = setting("cosine", one_of("cosine", "constant"))
         distill_scale: str = setting("none", one_of("ratio", "none"))
@@ -219,7 +219,8 @@ class Groups(Memory):
         self.shown_UK = torch.zeros(n_users, width, dtype=r.dtype)
         self.n_rows_U = torch.zeros(n_users, dtype=torch.float64)
         self.features_IK = torch.zeros(method.n_items, 0)
-        if r.grouping == "behaviour":
+        self.grouping: Grouping = lookup("grouping", r.grouping)()
+        if self.grouping.reads_items:
             from sklearn.decomposition import PCA
 
             joined = torch.cat([f.cpu().double() for f in method.inputs().values()], dim=1).numpy()
@@ -282,16 +283,12 @@ class Groups(Memory):
             preferences_IG[:, group] = self.method.prefer(group, mean_K)
 
     def _grouped(self, seen: np.ndarray) -> np.ndarray:
+        return self.grouping.labels(self, seen)
+
+    def clustered(self, vectors_CK: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Groups of like vectors, under names that keep as many clients as can be under the name they had."""
         r = self.recipe
-        if r.grouping == "random":
-            drawn = uniforms(keys(r.seed, 0, seen, SALT)[:, None], np.arange(1))[:, 0]
-            return (drawn * self.n_groups).astype(np.int64).clip(max=self.n_groups - 1)
-        if r.grouping == "behaviour":
-            vectors = (self.behaviour_UK / self.n_rows_U.clamp(min=1)[:, None])[seen].numpy()
-        else:
-            vectors = self.shown_UK[seen].double().numpy()
-        labels = split(vectors, r.groups, r.clustering, r.seed)
-        return aligned(labels, self.group_U[seen], self.n_groups)
+        return aligned(split(vectors_CK, r.groups, r.clustering, r.seed), self.group_U[seen], self.n_groups)
 
     def state(self) -> dict[str, Tensor]:
         return {
@@ -305,3 +302,40 @@ class Groups(Memory):
         self.group_U[:] = state["groups.of"].numpy()
         for name, tensor in (("shown", self.shown_UK), ("rows", self.n_rows_U), ("behaviour", self.behaviour_UK)):
             tensor.copy_(state[f"groups.{name}"])
+
+
+class Grouping:
+    """What the server groups clients by. A subclass registers as "grouping"."""
+
+    reads_items: ClassVar[bool] = False  # does it need a description of the rows that clients sent?
+
+    def labels(self, memory: Groups, seen: np.ndarray) -> np.ndarray:
+        """A group for each of the clients that were ever there: int64 [C]."""
+        raise NotImplementedError
+
+
+@register("grouping", "prediction")
+class ByPrediction(Grouping):
+    """By the prediction functions that clients show."""
+
+    def labels(self, memory: Groups, seen: np.ndarray) -> np.ndarray:
+        return memory.clustered(memory.shown_UK[seen].double().numpy(), seen)
+
+
+@register("grouping", "behaviour")
+class ByBehaviour(Grouping):
+    """By the features of the rows that clients have sent so far."""
+
+    reads_items = True
+
+    def labels(self, memory: Groups, seen: np.ndarray) -> np.ndarray:
+        return memory.clustered((memory.behaviour_UK / memory.n_rows_U.clamp(min=1)[:, None])[seen].numpy(), seen)
+
+
+@register("grouping", "random")
+class AtRandom(Grouping):
+    """Drawn, once for each client: what a grouping that is worth its name must beat."""
+
+    def labels(self, memory: Groups, seen: np.ndarray) -> np.ndarray:
+        drawn = uniforms(keys(memory.recipe.seed, 0, seen, SALT)[:, None], np.arange(1))[:, 0]
+        return (drawn * memory.n_groups).astype(np.int64).clip(max=memory.n_groups - 1)

@@ -15,11 +15,11 @@ from torch.func import functional_call
 from fedlab_mm.draws import keys, uniforms
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.registry import register
+from fedlab_mm.registry import lookup, register
 from fedlab_mm.sequential.base import Plain
 from fedlab_mm.sequential.layers import Linear
 from fedlab_mm.sequential.sequences import Windows
-from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, at_least, one_of, setting
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, Settings, at_least, member_of, setting
 
 GROUPS = 0x67726F  # of the draws of gate="random"
 
@@ -59,7 +59,7 @@ class MRFF(Shared):
         """
 
         groups: int | None = setting(4, at_least(1))
-        gate: str = setting("plain", one_of("plain", "weighted", "through", "random"))
+        gate: str = setting("plain", member_of("gate"))
         gate_lr: float = setting(0.1, POSITIVE)
         balance: float = setting(0.1, NOT_NEGATIVE)
 
@@ -95,7 +95,8 @@ class Grouped(nn.Module):
         self, make: Callable[[int], nn.Module], width: int, n_groups: int, user_width: int, gate: str, seed: int
     ):
         super().__init__()
-        self.gate, self.n_groups, self.seed = gate, n_groups, seed
+        self.gate: Gate = lookup("gate", gate)()
+        self.n_groups, self.seed = n_groups, seed
         self.own = make(width)
         if "output.weight" not in dict(self.own.named_parameters()):
             raise FedlabError(
@@ -124,23 +125,62 @@ class Grouped(nn.Module):
         known = windows.known.unsqueeze(-1)
         mean = (x * known).sum(dim=-2) / known.sum(dim=-2)
         seen = torch.cat([mean, user], dim=-1)
-        if self.gate != "through":
+        if not self.gate.teaches_below:
             seen = seen.detach()
         logits_G = self.switch(seen.unsqueeze(-2)).squeeze(-2)
         probability_G = torch.softmax(logits_G, dim=-1)
         if group is None:
-            group = self.drawn(windows.users) if self.gate == "random" else probability_G.argmax(dim=-1)
+            group = self.gate.choose(probability_G, windows.users, self.n_groups, self.seed)
             chosen = {n: p[group] for n, p in self.group.named_parameters()}
         else:
             chosen = dict(self.group.named_parameters())
         change = functional_call(self.group, chosen, (x,))
-        if self.gate == "weighted":
+        if self.gate.weighs:
             weight = self.n_groups * probability_G.gather(-1, group.unsqueeze(-1))
             change = change * weight.unsqueeze(-1)
         return self.own(x) + change, (group, probability_G)
 
-    def drawn(self, users: Tensor) -> Tensor:
-        """Groups that depend on the user and the seed alone, int64 of the shape of `users`."""
-        key_U = keys(self.seed, 0, users.cpu().numpy().reshape(-1), GROUPS)
-        drawn_U = uniforms(key_U, np.zeros(1, dtype=np.int64)) * self.n_groups
+
+class Gate:
+    """How a client comes to a group. A subclass registers as "gate".
+
+    Class attributes:
+        teaches_below: does the balance loss teach the layers below the gate too, as Eq. 8 has it?
+        weighs: is a group's layer multiplied by its probability, so that the click loss teaches the gate?
+    """
+
+    teaches_below: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
+
+    def choose(self, probability_G: Tensor, users: Tensor, n_groups: int, seed: int) -> Tensor:
+        """The group of each client, int64 of the shape of `users`."""
+        return probability_G.argmax(dim=-1)
+
+
+@register("gate", "plain")
+class PlainGate(Gate):
+    """The most likely group; the balance loss alone teaches the gate."""
+
+
+@register("gate", "weighted")
+class WeightedGate(Gate):
+    """The same, its layer counted by its probability."""
+
+    weighs = True
+
+
+@register("gate", "through")
+class ThroughGate(Gate):
+    """The same as plain, the balance loss reaching what lies below."""
+
+    teaches_below = True
+
+
+@register("gate", "random")
+class RandomGate(Gate):
+    """Each user's group is drawn once, from the user and the seed alone, the same in all blocks."""
+
+    def choose(self, probability_G: Tensor, users: Tensor, n_groups: int, seed: int) -> Tensor:
+        key_U = keys(seed, 0, users.cpu().numpy().reshape(-1), GROUPS)
+        drawn_U = uniforms(key_U, np.zeros(1, dtype=np.int64)) * n_groups
         return torch.from_numpy(drawn_U.astype(np.int64)).reshape(users.shape).to(users.device)

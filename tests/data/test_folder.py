@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import fedlab_mm as fl
 from fedlab_mm.data import build
-from fedlab_mm.data.source import NO_TITLE
+from fedlab_mm.data.prepare import NO_TITLE
 from tests.conftest import tiny
 
 

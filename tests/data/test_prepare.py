@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fedlab_mm as fl
 from fedlab_mm.centralised.popularity import Popularity
 from fedlab_mm.data import Preparation, Raw, prepare
-from fedlab_mm.data.source import NO_TITLE
+from fedlab_mm.data.prepare import NO_TITLE
 from fedlab_mm.data.splits import k_core, leave_one_out, temporal, without_repeats
 from fedlab_mm.evaluation import evaluate_split
 

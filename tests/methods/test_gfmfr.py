@@ -218,7 +218,7 @@ def test_what_cannot_be(world, grouped, changes, message):
     [
         ({"distill": -1.0}, "distill=-1.0: must not be negative"),
         ({"groups": 0}, "groups=0: must be at least 1"),
-        ({"grouping": "taste"}, "unknown grouping 'taste': there are: prediction, behaviour, random"),
+        ({"grouping": "taste"}, "unknown grouping 'taste': there are: behaviour, prediction, random"),
         ({"clustering": "dbscan"}, "unknown clustering 'dbscan': there are: kmeans, spectral"),
     ],
 )

@@ -252,7 +252,7 @@ def test_what_cannot_be(recipe, log, changes, message):
     [
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"balance": -0.1}, "balance=-0.1"),
-        ({"gate": "soft"}, "unknown gate 'soft': there are: plain, weighted, through, random"),
+        ({"gate": "soft"}, "unknown gate 'soft': there are: plain, random, through, weighted"),
         ({"history": "all"}, "unknown history 'all'"),
         ({"max_length": 0}, "max_length=0: must be at least 1"),
         ({"backbone": "fedsasrek"}, "unknown backbone 'fedsasrek'"),

@@ -53,7 +53,7 @@ class Gram(Kernel):
             isinstance(method, FedMR)
             and type(method).represent is FedMR.represent
             and type(method).views is FedMR.views
-            and method.recipe.optimizer == "sgd"
+            and method.steps_are_plain
             and not (backbone.personal_table or backbone.alternates or backbone.keeps_items)
         )
 

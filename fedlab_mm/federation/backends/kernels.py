@@ -128,4 +128,5 @@ class Vmapped(Kernel):
             return self.method.logits({**self.sent, **own}, own_I)
 
         with torch.no_grad():
-            return torch.func.vmap(logits)({**private, **own}, own_CI)
+            told = self.federation.columns(self.sent, chunk.users)
+            return torch.func.vmap(logits)({**told, **private, **own}, own_CI)

@@ -52,7 +52,7 @@ class Linear(Kernel):
         width = self.table_IK.shape[1]
         if self.federation.personal is not None:
             width += 6 * self.federation.personal.initial_IW.shape[1]
-        by_hand = {HIDDEN} if self.recipe.optimizer == "sgd" else set()
+        by_hand = {HIDDEN} if self.method.steps_are_plain else set()
         private = sum(p[0].numel() for n, p in self.federation.private.items() if n not in by_hand)
         return self.recipe.dtype.itemsize * (2 * n_rows * width + 3 * private)
 
@@ -221,7 +221,7 @@ class _Routers:
 
     def __init__(self, kernel: Linear, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
         self.kernel, self.private = kernel, private
-        kind = RankOneLayer if kernel.recipe.optimizer == "sgd" else PlainLayer
+        kind = RankOneLayer if kernel.method.steps_are_plain else PlainLayer
         self.layer = kind(private[HIDDEN], times(chunk.batch.own_N, x_CNK))
         self.by_hand = {HIDDEN} if kind is RankOneLayer else set()
 

@@ -92,7 +92,8 @@ class Loop(Ranks):
         f = self.federation
         n_items = f.method.n_rows(sent)
         for u in range(users.start, users.stop):
-            local = {**sent, **{n: p[u] for n, p in f.private.items()}}
+            told = {n: column_1I[0] for n, column_1I in f.columns(sent, torch.tensor([u], device=f.device)).items()}
+            local = {**sent, **told, **{n: p[u] for n, p in f.private.items()}}
             if f.personal is not None:
                 local[PERSONAL] = f.personal.dense(slice(u, u + 1), n_items)[0]
             yield local, f.own_shares(slice(u, u + 1), n_items)[0]

@@ -141,10 +141,8 @@ class Stacked(Ranks):
         return choose(product_CH, own["hidden.bias"], own["output.weight"], own["output.bias"])[0]
 
     def numbers_of_change(self, private: Parameters) -> int:
-        recipe = self.federation.recipe
-        changes = (
-            {HIDDEN} if Linear.fits(self.federation.method) and recipe.optimizer == "sgd" else set()
-        )  # of rank one
+        method = self.federation.method
+        changes = {HIDDEN} if Linear.fits(method) and method.steps_are_plain else set()  # of rank one
         return super().numbers_of_change({n: p for n, p in private.items() if n not in changes})
 
     def bytes_to_score(self, n_items: int) -> float:
@@ -160,7 +158,8 @@ class Stacked(Ranks):
         """A function of a user's private parameters and 1 / n_u at its training items, vectorised over users."""
         f = self.federation
         n_items = f.method.n_rows(sent)
-        private = {n: p[users] for n, p in f.private.items()}
+        who = torch.arange(users.start, users.stop, device=f.device)
+        private = {**f.columns(sent, who), **{n: p[users] for n, p in f.private.items()}}
         if f.personal is not None:
             private[PERSONAL] = f.personal.dense(users, n_items)
         return torch.func.vmap(function)(private, f.own_shares(users, n_items))

@@ -15,7 +15,7 @@ from fedlab_mm.federation.clicker import Clicker, Local, block_of
 from fedlab_mm.federation.clicks import ClickFederation, ClickSamples
 from fedlab_mm.federation.client import Work
 from fedlab_mm.methods.parts import Parameters
-from fedlab_mm.registry import register
+from fedlab_mm.registry import lookup, register
 from fedlab_mm.sequential.sequences import Windows
 from fedlab_mm.threads import lap
 
@@ -36,7 +36,8 @@ class StackedClicks(Backend):
         group_CL = None
         if f.n_blocks:
             group_CL = torch.zeros(len(clients), f.n_blocks, dtype=torch.int64, device=f.device)
-        single = f.recipe.optimizer == "sgd" and f.recipe.local_epochs == 1 and intake.channel.adds_only
+        plain = lookup("optimizer", f.recipe.optimizer).plain
+        single = plain and f.recipe.local_epochs == 1 and intake.channel.adds_only
         for windows in self._chunks(clients):
             users = windows.users.cpu().numpy()
             where = torch.from_numpy(place_U[users])

@@ -8,10 +8,9 @@ rank is uniform on g + 1 … g + t, so
     HR@k   = min(max(k − g, 0), t) / t
     NDCG@k = (1 / t) · Σ_{r = g + 1}^{min(g + t, k)} 1 / log2(r + 1),
 
-exact, without drawing anything. With one relevant item the ideal DCG is 1.
+exact, without drawing anything; and so for every metric that says what a place is worth (`metrics.py`).
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedlab_mm.errors import FedlabError, whole_number
+from fedlab_mm.evaluation.metrics import Metric, in_order
 from fedlab_mm.records import Dataset, Histories
 from fedlab_mm.threads import lap
 
@@ -96,11 +96,12 @@ def evaluate_blocks(
 
 
 def _means(users: pd.DataFrame, k: int, warm_I: Any) -> dict[str, float]:
-    result = {metric: float(users[metric].mean()) for metric in (f"hr@{k}", f"ndcg@{k}")}
+    metrics = [f"{name}@{k}" for name in ranking_metrics()]
+    result = {metric: float(users[metric].mean()) for metric in metrics}
     if warm_I is not None:
         warm_U = np.asarray(warm_I, dtype=bool)[users["target"]]
         for kind, chosen_U in (("warm", warm_U), ("cold", ~warm_U)):
-            for metric in (f"hr@{k}", f"ndcg@{k}"):
+            for metric in metrics:
                 if chosen_U.any():
                     result[f"{metric}/{kind}"] = float(users[metric][chosen_U].mean())
     return result
@@ -149,33 +150,6 @@ def recommended(scores_UI: Any, seen: Any, k: int, ties: str = "expected") -> Te
     return listed_UI.masked_fill(torch.isneginf(scores_UI), 0)
 
 
-def paired_test(difference_U: np.ndarray) -> pd.Series:
-    """A mean difference over users: its 95 % bootstrap interval (percentiles) and the p-value of a two-sided sign-flip
-    permutation test, 9,999 resamples each. With fewer than two users there is neither: both are NaN.
-
-    Raises:
-        FedlabError: a difference is NaN or infinite, or there is not one for each user.
-
-    >>> paired_test(np.array([0.2, 0.1, 0.0, 0.3, 0.2, 0.1, 0.4, 0.1])).round(2).tolist()
-    [0.18, 0.1, 0.26, 0.02, 8.0]
-    """
-    from scipy.stats import bootstrap, permutation_test
-
-    difference_U = _numbers("differences", difference_U)
-    if not np.isfinite(difference_U).all():
-        raise FedlabError(f"the difference of user {int(np.isfinite(difference_U).argmin())} is not finite")
-    if len(difference_U) < 2:
-        mean = float(np.mean(difference_U)) if len(difference_U) else np.nan
-        return pd.Series({"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "users": len(difference_U)})
-    if not np.any(difference_U):
-        return pd.Series({"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "users": len(difference_U)})
-    sample, many = (difference_U,), {"n_resamples": 9999, "vectorized": True}
-    interval = bootstrap(sample, np.mean, method="percentile", rng=np.random.default_rng(0), **many).confidence_interval
-    test = permutation_test(sample, np.mean, permutation_type="samples", rng=np.random.default_rng(0), **many)
-    values = {"difference": sample[0].mean(), "low": interval.low, "high": interval.high, "p": test.pvalue}
-    return pd.Series({**values, "users": len(sample[0])})
-
-
 def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: str = "expected") -> pd.DataFrame:
     """The same for each user: target, above (items above it), tied (items at its score, itself included), HR, NDCG.
 
@@ -206,18 +180,14 @@ def evaluate_users(scores_UI: Any, target_U: Any, seen: Any, k: int = 50, ties: 
             dim=1
         )
         tied_U = torch.ones_like(tied_U)
-    gain = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2))]).double().cumsum(0).to(scores_UI.device)
     hits_U = torch.minimum((k - above_U).clamp(min=0), tied_U)
-    gains_U = gain[above_U.clamp(max=k) + hits_U] - gain[above_U.clamp(max=k)]
-    return pd.DataFrame(
-        {
-            "target": target_U1[:, 0].cpu().numpy(),
-            "above": above_U.cpu().numpy(),
-            "tied": tied_U.cpu().numpy(),
-            f"hr@{k}": (hits_U.double() / tied_U).cpu().numpy(),
-            f"ndcg@{k}": (gains_U / tied_U).cpu().numpy(),
-        }
-    )
+    users = {"target": target_U1[:, 0], "above": above_U, "tied": tied_U}
+    for name, metric in ranking_metrics().items():
+        gain_R = metric.gain(torch.arange(1, k + 1, dtype=torch.float64))
+        upto_R = torch.cat([torch.zeros(1, dtype=torch.float64), gain_R]).cumsum(0).to(scores_UI.device)
+        gains_U = upto_R[above_U.clamp(max=k) + hits_U] - upto_R[above_U.clamp(max=k)]
+        users[f"{name}@{k}"] = gains_U / tied_U
+    return pd.DataFrame({name: of_users.cpu().numpy() for name, of_users in users.items()})
 
 
 def _count(compare: Callable[..., Tensor], scores_UI: Tensor, target_U1: Tensor) -> Tensor:
@@ -310,109 +280,6 @@ def _seen_pairs(seen: Any, n_users: int, n_items: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(users), torch.from_numpy(items)
 
 
-def evaluate_clicks(logits: Any, clicks: Any, users: Any) -> dict[str, float]:
-    """Of predicted clicks, pooled over users: auc and logloss; gauc, the mean over users of each user's own AUC, of
-    those who have both a click and none, weighted by their showings; NaN where nobody has.
-
-    Args:
-        logits: of a click, one for each showing; clicks: 0 or 1; users: whose showing it is.
-
-    Raises:
-        FedlabError: a logit is NaN, a click neither 0 nor 1, or they are not one each for every showing.
-
-    >>> {k: round(v, 3) for k, v in evaluate_clicks([2.0, -1.0, 0.0, 1.0], [1, 0, 1, 0], [0, 0, 1, 1]).items()}
-    {'auc': 0.75, 'logloss': 0.612, 'gauc': 0.5}
-    """
-    logit_N, click_N = _numbers("evaluate_clicks: logits", logits), _numbers("evaluate_clicks: clicks", clicks)
-    user_N = np.asarray(users.cpu() if isinstance(users, Tensor) else users)
-    if not logit_N.shape == click_N.shape == user_N.shape:
-        shapes = f"{logit_N.shape}, {click_N.shape} and {user_N.shape}"
-        raise FedlabError(f"evaluate_clicks: logits, clicks and users have shapes {shapes}: one each for every showing")
-    if np.isnan(logit_N).any():
-        raise FedlabError(f"evaluate_clicks: the logit of showing {int(np.isnan(logit_N).argmax())} is NaN")
-    if not np.isin(click_N, (0, 1)).all():
-        row = int((~np.isin(click_N, (0, 1))).argmax())
-        raise FedlabError(f"evaluate_clicks: the click of showing {row} is {click_N[row]}: must be 0 or 1")
-    each_N = np.logaddexp(0, np.where(click_N > 0, -logit_N, logit_N))
-    table = pd.DataFrame({"logit": logit_N, "click": click_N, "user": user_N})
-    of_user = table.groupby("user")["click"].agg(["mean", "size"])
-    both = of_user[(of_user["mean"] > 0) & (of_user["mean"] < 1)]
-    asked = table[table["user"].isin(both.index)]
-    own = [_auc(t["logit"].to_numpy(), t["click"].to_numpy()) for _, t in asked.groupby("user")]
-    gauc = float(np.average(own, weights=both["size"])) if len(both) else float("nan")
-    return {"auc": _auc(logit_N, click_N), "logloss": float(each_N.mean()), "gauc": gauc}
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    """One number each in double precision, [N]: in half, means and logarithms would be rounded to three digits."""
-    try:
-        number_N = values.detach().cpu().double() if isinstance(values, Tensor) else np.asarray(values, dtype=float)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise FedlabError(f"{name} are no numbers: {error}") from None
-    if number_N.ndim != 1:
-        raise FedlabError(f"{name} have shape {tuple(number_N.shape)}: one number each is needed")
-    return np.asarray(number_N)
-
-
-def _auc(score_N: np.ndarray, click_N: np.ndarray) -> float:
-    """The chance that a clicked showing stands above one that was not, ties counted half: NaN without both kinds."""
-    from scipy.stats import rankdata
-
-    clicked = click_N > 0
-    n_yes, n_no = int(clicked.sum()), int((~clicked).sum())
-    if not n_yes or not n_no:
-        return float("nan")
-    return float((rankdata(score_N)[clicked].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))
-
-
-def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Series:
-    """A difference in AUC on the same showings, with users as what is drawn.
-
-    AUC is the mean over seeds, as in the table. Predictions count by their rank, so that models of unlike scale can be
-    mixed: the interval is of users drawn with replacement, p of users whose predictions are exchanged by a coin.
-
-    Args:
-        a, b: columns user, click, logit, seed; the same showings in the same order for every seed. Where one has fewer
-            seeds, each stands beside the other's as often.
-
-    Returns:
-        difference (a − b), low and high (95 % bootstrap interval), p (two-sided), users.
-
-    Raises:
-        FedlabError: the two, or two seeds, do not predict the same showings; a logit is NaN; a column is not there.
-    """
-    from scipy.stats import rankdata
-
-    whole_number("resamples", resamples)
-    lacking = sorted({"user", "click", "logit", "seed"} - (set(a.columns) & set(b.columns)))
-    if lacking or not len(a) or not len(b):
-        raise FedlabError(f"paired_auc needs rows with user, click, logit and seed; missing: {lacking or 'the rows'}")
-    for t in (a, b):
-        if t["logit"].isna().any():
-            raise FedlabError(f"paired_auc: the logit of row {int(t['logit'].isna().to_numpy().argmax())} is NaN")
-    runs_a, runs_b = ([run for _, run in t.groupby("seed", dropna=False)] for t in (a, b))
-    click_N, user_N = (runs_a[0][c].to_numpy() for c in ("click", "user"))
-    for run in runs_a + runs_b:
-        if not (np.array_equal(click_N, run["click"]) and np.array_equal(user_N, run["user"])):
-            raise FedlabError("the two rows do not predict the same showings, so they cannot be paired")
-    of_a, of_b = ([rankdata(run["logit"]) for run in runs] for runs in (runs_a, runs_b))
-    n_seeds = math.lcm(len(of_a), len(of_b))
-    rank_aSN, rank_bSN = (np.array([of[s % len(of)] for s in range(n_seeds)]) for of in (of_a, of_b))
-    _, who_N = np.unique(user_N, return_inverse=True)
-    n_users, rng = int(who_N.max()) + 1, np.random.default_rng(0)
-    showings = [np.flatnonzero(who_N == u) for u in range(n_users)]
-
-    def gain(x_SN: np.ndarray, y_SN: np.ndarray, label_N: np.ndarray) -> float:
-        return float(np.mean([_auc(x, label_N) - _auc(y, label_N) for x, y in zip(x_SN, y_SN, strict=True)]))
-
-    found = gain(rank_aSN, rank_bSN, click_N)
-    drawn, exchanged = [], []
-    for _ in range(resamples):
-        rows = np.concatenate([showings[u] for u in rng.integers(0, n_users, n_users)])
-        drawn.append(gain(rank_aSN[:, rows], rank_bSN[:, rows], click_N[rows]))
-        swap_N = (rng.random(n_users) < 0.5)[who_N]
-        mixed_SN, rest_SN = (np.where(s, rank_bSN, rank_aSN) for s in (swap_N, ~swap_N))
-        exchanged.append(gain(mixed_SN, rest_SN, click_N))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    p = (1 + (np.abs(exchanged) >= abs(found) - 1e-12).sum()) / (resamples + 1)
-    return pd.Series({"difference": found, "low": low, "high": high, "p": p, "users": n_users})
+def ranking_metrics() -> dict[str, Metric]:
+    """The registered metrics by name."""
+    return in_order("metric", ("hr", "ndcg"))
