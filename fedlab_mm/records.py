@@ -3,13 +3,18 @@
 A tensor's name ends with its axes, in order, one letter each:
 
     U  users (all of them)              C  clients of one round
-    I  items                            M  signals: one per modality, and the item ID
-    E  views (experts)                  G  groups
-    D  latent width                     K  E·D, the views of one item side by side
-    N  sampled interactions of a client P  (client, item) pairs of a chunk of clients
-    H  hidden width of a router
+    I  items                            J  items outside the catalogue
+    M  signals: the item ID, and one    E  views (experts)
+       per modality                     G  groups
+    D  latent width                     W  width of a row: of an item table, of a feature
+    d  width of one modality            H  hidden width of a router
+    K  numbers side by side: an item's  N  rows of a client: items that it samples, showings
+       views, a shown function, kinds   P  (client, item) pairs of a chunk of clients
+    T  time: rounds, or showings        L  blocks of a transformer
+    R  places of a ranking, from 1      S  seeds, or the sides of a line
+    B  a basis of rows and maps         1  an axis of length one
 
-So `scores_UI` is [users, items] and `views_EID` is [operators, items, width].
+So `scores_UI` is [users, items] and `views_EID` is [operators, items, width]. A test holds names to this list.
 """
 
 import hashlib

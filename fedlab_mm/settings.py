@@ -102,17 +102,17 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def member_of(family: str) -> Check:
+@dataclass(frozen=True)
+class member_of:
     """The name of a registered member."""
 
-    def check(name: str, value: Any) -> None:
-        try:
-            lookup(family, value)
-        except FedlabError as error:
-            raise error if name == family else FedlabError(f"{name}: {error}") from None
+    family: str
 
-    check.family = family  # type: ignore[attr-defined]  # for the command line, which lists the members
-    return check
+    def __call__(self, name: str, value: Any) -> None:
+        try:
+            lookup(self.family, value)
+        except FedlabError as error:
+            raise error if name == self.family else FedlabError(f"{name}: {error}") from None
 
 
 def _positive(name: str, value: Any) -> None:
@@ -137,7 +137,7 @@ NOT_NEGATIVE: Check = _not_negative
 
 def family_of(f: Any) -> str | None:
     """The family that a field names a member of, if it does."""
-    return next((check.family for check in f.metadata.get("checks", ()) if hasattr(check, "family")), None)
+    return next((check.family for check in f.metadata.get("checks", ()) if isinstance(check, member_of)), None)
 
 
 def told_of(owner: type) -> dict[str, str]:

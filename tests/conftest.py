@@ -13,6 +13,7 @@ from fedlab_mm.data import build
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.tasks import federation_of
 
+collect_ignore = ["newcomers"]  # what they register is for their own test
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -163,7 +163,7 @@ def test_bad_arguments_are_named(call, message):
         ({"noise": -0.1}, "noise=-0.1: must not be negative"),
         ({"clip": 0.0}, "clip=0.0: must be a positive number"),
         ({"noise_multiplier": -1.0}, "noise_multiplier=-1.0: must not be negative"),
-        ({"rows": "some"}, "unknown rows 'some': there are: touched, all, flipped"),
+        ({"rows": "some"}, "rows: unknown row rule 'some': there are: all, flipped, touched"),
         ({"rows": "flipped"}, "'flipped' needs one"),
         ({"row_epsilon": 1.0}, "'flipped' needs one, others none"),
         ({"sampling": "with memory"}, "unknown sampling 'with memory'"),

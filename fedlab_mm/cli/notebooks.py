@@ -116,7 +116,7 @@ def _why(failed: BaseException) -> str:
     if isinstance(failed, TimeoutError):
         return f"a cell takes more than {CELL_SECONDS / 60:.0f} minutes,"
     if hasattr(failed, "ename"):
-        return f"{failed.ename}: {failed.evalue}"  # type: ignore[attr-defined]
+        return f"{failed.ename}: {getattr(failed, 'evalue', '')}"
     return "the kernel died"
 
 

@@ -96,7 +96,6 @@ class Run:
         Raises:
             FedlabError: the run predicts clicks.
         """
-        self._ranks()
         return self.model.scores()
 
     def recommend(
@@ -115,7 +114,8 @@ class Run:
             FedlabError: no such user, k out of range, a method that does not fuse, features that do not fit; the run
                 predicts clicks.
         """
-        self._ranks()
+        # Nobody keeps a new item, so it stands beside the catalogue as the global model scores it.
+        scores_UI = self.scores_UI if new_items is None else self.model.global_scores()
         if isinstance(user, str):
             known = np.flatnonzero(self.data.users["id"].astype(str) == user)
             if not len(known):
@@ -123,8 +123,6 @@ class Run:
             user = int(known[0])
         if not 0 <= user < self.data.n_users:
             raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")
-        # Nobody keeps a new item, so it stands beside the catalogue as the global model scores it.
-        scores_UI = self.scores_UI if new_items is None else self.model.global_scores()
         scores_I = scores_UI[user].clone()
         scores_I[torch.from_numpy(self.data.train[user])] = -torch.inf
         unseen = self.data.n_items - int(self.data.train.lengths[user])
@@ -143,10 +141,6 @@ class Run:
         named = "id" in items and (items["id"].astype(str) != items["item"].astype(str)).any()
         top = items.iloc[order][["item", *(["id"] if named else []), "title"]].reset_index(drop=True)
         return top.assign(score=score)
-
-    def _ranks(self) -> None:
-        if self.data.task != "ranking":
-            raise FedlabError(f"'{self.recipe.label}' predicts clicks and ranks nothing: see run.predictions")
 
     def groups(self) -> pd.Series | pd.DataFrame:
         """Which group each user is in, at the best round: user → group, and under MRFF user × block, as its gates chose
@@ -168,8 +162,6 @@ class Run:
         Raises:
             FedlabError: the run ranks items.
         """
-        if self.data.task != "clicks":
-            raise FedlabError(f"'{self.recipe.label}' ranks items: see run.recommend and run.scores_UI")
         if split not in SPLITS:
             raise FedlabError(f"unknown split '{split}': there are: {', '.join(SPLITS)}")
         return self.model.predict(split)
@@ -192,7 +184,6 @@ class Run:
         Raises:
             FedlabError: a method without such a space, no such user, a backbone without personal tables.
         """
-        self._ranks()
         if user is not None:
             if not 0 <= user < self.data.n_users:
                 raise FedlabError(f"user={user}: {self.data.name} has users 0 to {self.data.n_users - 1}")

@@ -139,30 +139,30 @@ class Federation(ABC):
 
     def predict(self, split: str) -> pd.DataFrame:
         """What is predicted of a split's showings."""
-        raise self._lacks("predicts no clicks")
+        raise self._lacks("predicts no clicks: see run.recommend and run.scores_UI")
 
     def scores(self) -> Tensor:
         """Every client's logit of every item, on the CPU: [U, I]."""
-        raise self._lacks("ranks nothing")
+        raise self._lacks("ranks nothing: see run.predictions")
 
     def score_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The same, a block of users at a time."""
-        raise self._lacks("ranks nothing")
+        raise self._lacks("ranks nothing: see run.predictions")
 
     def global_scores(self) -> Tensor:
         """The scores by the current global model, whatever clients keep: [U, I]."""
-        raise self._lacks("ranks nothing")
+        raise self._lacks("ranks nothing: see run.predictions")
 
     def scores_of_new(self, features: Parameters) -> Tensor:
         """Every client's logit of items outside the catalogue: [U, J]."""
-        raise self._lacks("ranks nothing")
+        raise self._lacks("ranks nothing: see run.predictions")
 
     def signals(self, user: int | None = None) -> dict[str, Tensor]:
         """The catalogue's signals in the space that they are mapped to, signal -> [I, D]."""
-        raise self._lacks("maps no signals")
+        raise self._lacks("ranks nothing: see run.predictions")
 
     def _lacks(self, what: str) -> FedlabError:
-        return FedlabError(f"'{self.recipe.label}' on {self.data.name} {self.does}, and {what}")
+        return FedlabError(f"'{self.recipe.label}' {self.does} and {what}")
 
     # Who takes part, and how much each counts.
 

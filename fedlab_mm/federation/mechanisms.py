@@ -116,7 +116,7 @@ class RowRule:
 
 
 @register("row rule", "touched")
-class Touched(RowRule):
+class TouchedRows(RowRule):
     """The truth."""
 
     def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
@@ -124,7 +124,7 @@ class Touched(RowRule):
 
 
 @register("row rule", "all")
-class Every(RowRule):
+class AllRows(RowRule):
     """All rows, so that nothing is told."""
 
     def told_CI(self, touched_CI: Tensor, recipe: Recipe, clients: np.ndarray, t: int) -> Tensor:
@@ -132,7 +132,7 @@ class Every(RowRule):
 
 
 @register("row rule", "flipped")
-class Flipped(RowRule):
+class FlippedRows(RowRule):
     """Randomised response (Warner 1965): the truth about each row with probability e^ε / (1 + e^ε), else its
     opposite."""
 

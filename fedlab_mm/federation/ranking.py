@@ -140,7 +140,7 @@ class RankingFederation(Federation):
     @property
     def views(self) -> list[str]:
         """The names of the views that routers choose among."""
-        return list(self.method.shared.get_submodule("fusion.bank").views) if self.method.routes else []  # type: ignore[arg-type]
+        return self.method.view_names if self.method.routes else []
 
     def score_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Every client's logit of every item, a block of users at a time: from the current global model and its own

@@ -62,7 +62,7 @@ class Strategies(Cells):
 
 
 @register("figure", "client-sampling-ku")
-class Sampling(Cells):
+class ClientSampling(Cells):
     """The share of clients in a round."""
 
     source = "FedMR, Figure 4: KU"

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from fedlab_mm import plotting
 from fedlab_mm.audit import audit_tables
 from fedlab_mm.figures.base import Exhibit
-from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 
@@ -21,7 +20,7 @@ class Audit(Exhibit):
     def settings(self) -> dict[str, Any]:
         return {"table": self.part, "k": 50, "split": "test"}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         return audit_tables(data)[self.part].reset_index()
 
 

@@ -56,7 +56,7 @@ class Exhibit:
         """All that decides the table, given the data, as JSON can hold it."""
         raise NotImplementedError
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         """The table.
 
         Args:
@@ -85,7 +85,7 @@ class Cells(Exhibit):
         recipes = {" | ".join(map(str, key)): recipe for key, recipe in self.cells()}
         return {**as_settings(recipes), "grid": list(GRID), "seeds": list(self.seeds)}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         rows = []
         for key, recipe in tqdm(list(self.cells()), desc=type(self).__name__, unit="cell"):
             best = tuned(recipe, self.grid(recipe), data, cache)

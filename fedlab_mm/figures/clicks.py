@@ -14,7 +14,6 @@ from fedlab_mm.experiments.train import rounds
 from fedlab_mm.figures.base import Exhibit, as_settings, tuned
 from fedlab_mm.plotting.clicks import plot_clicks, plot_shares, plot_sizes, plot_sweeps
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.records import ClickLog
 from fedlab_mm.registry import register
 from fedlab_mm.reported import reported
 from fedlab_mm.sequential import count_click_parameters
@@ -45,7 +44,7 @@ def federated(backbone: str, method: str = "none", **changes: Any) -> Recipe:
 
 
 @register("figure", "clicks-kuaisar")
-class Clicks(Exhibit):
+class ClickTable(Exhibit):
     """A row for each seed of each cell; for MRFF also its difference from the same backbone without."""
 
     source = "MRFF, Table 1: KuaiSAR-R"
@@ -85,7 +84,7 @@ class Clicks(Exhibit):
         own |= {"seeds": list(self.seeds), "seeds tuned with": list(self.tuning_seeds)}
         return {**as_settings(recipes), **own}
 
-    def measure(self, data: ClickLog, cache: str | None = None) -> pd.DataFrame:  # type: ignore[override]
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         best = {}
         for key, recipe in tqdm(self.cells().items(), desc="tune", unit="cell"):
             winner = tuned(recipe, self.grid(recipe), data, cache, self.tuning_seeds)
@@ -152,7 +151,7 @@ class OneThing(Exhibit):
         changes = [[what, value, dict(changes)] for what, value, changes in self.variants()]
         return {**as_settings({"base": self.base()}), "variants": changes, "seeds": list(self.seeds)}
 
-    def measure(self, data: ClickLog, cache: str | None = None) -> pd.DataFrame:  # type: ignore[override]
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         variants = [(what, value, self.base().but(**changes)) for what, value, changes in self.variants()]
         label = {recipe: f"{what} {value}" for what, value, recipe in reversed(variants)}
         label[self.base()] = "unchanged"
@@ -196,7 +195,7 @@ class Sweeps(OneThing):
 
 
 @register("figure", "mrff-noise-kuaisar")
-class Noise(OneThing):
+class ClickNoise(OneThing):
     """Strength of the noise on uploads."""
 
     source = "MRFF, Table 2: KuaiSAR-R"
@@ -239,7 +238,7 @@ class Shares(Exhibit):
     def settings(self) -> dict[str, Any]:
         return {**as_settings({"base": self.base()}), "variants": dict(self.variants), "seeds": list(self.seeds)}
 
-    def measure(self, data: ClickLog, cache: str | None = None) -> pd.DataFrame:  # type: ignore[override]
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         from sklearn.metrics import adjusted_rand_score
 
         rows = []
@@ -278,7 +277,7 @@ class Sizes(Exhibit):
     def settings(self) -> dict[str, Any]:
         return as_settings({b: federated(b, "mrff", history="items") for b in TRANSFORMERS})
 
-    def measure(self, data: ClickLog, cache: str | None = None) -> pd.DataFrame:  # type: ignore[override]
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         there = reported("mrff_table3")
         there = there[(there["dataset"] == "kuaisar-r") & (there["metric"] == "parameters")].set_index("backbone")
         rows = []

@@ -36,7 +36,7 @@ class MainTable(Cells):
             for method in METHODS:
                 yield (backbone, method), Recipe(dataset="ku", backbone=backbone, method=method, patience=20)
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         return pd.concat([centralised(data), super().measure(data, cache)], ignore_index=True)
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -51,7 +51,7 @@ class Picture(OfFedRAP):
     )
     seeds = (0,)
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         run = self.run(data, cache)
         panels = {"before training": self.start(run, data), "after": run.signals()}
         panels |= {f"with the table of user {u}": run.signals(user=u) for u in SHOWN}
@@ -88,7 +88,7 @@ class Measured(OfFedRAP):
         "Titles and IDs are alike (CSV)."
     )
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         tables = []
         for seed in self.seeds:
             run = self.run(data, cache, seed)

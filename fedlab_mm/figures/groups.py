@@ -12,7 +12,6 @@ from fedlab_mm.figures.base import GRID, Cells, Exhibit, as_settings, measured, 
 from fedlab_mm.figures.comparison import centralised, plot_compared
 from fedlab_mm.plotting.ablation import plot_changes, plot_sampling
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 WRAPPED = ("fedavg", "fedncf", "pfedrec", "fedrap")
@@ -49,7 +48,7 @@ class GroupFusion(Cells):
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "grid": list(self.grids[0]), "grid of gfmfr": list(self.grids[1])}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         return pd.concat([centralised(data), super().measure(data, cache)], ignore_index=True)
 
     def draw(self, table: pd.DataFrame) -> Figure:
@@ -84,7 +83,7 @@ class OnML(GroupFusion):
 
 
 @register("figure", "grouping-ku")
-class Grouping(Exhibit):
+class GroupingOnKU(Exhibit):
     """Who is put with whom, into how many groups, and how much is distilled."""
 
     source = "GFMFR: its second experiment, groups at random; its open questions one and two; its sweeps of g and λ"
@@ -112,7 +111,7 @@ class Grouping(Exhibit):
         own = {"grid": list(GUIDED), "variants": dict(self.variants), "seeds": list(self.seeds)}
         return {**as_settings(self.recipes()), **own}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         rows = []
         with tqdm(total=len(self.backbones) * len(self.variants), desc="grouping", unit="cell") as bar:
             for backbone, recipe in self.recipes().items():
@@ -156,7 +155,7 @@ class Missing(Exhibit):
         }
         return {**as_settings(recipes), **own}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         rows = []
         with tqdm(total=len(self.recipes()) * len(self.shares), desc="missing modalities", unit="share") as bar:
             for (backbone, method), recipe in self.recipes().items():

@@ -47,7 +47,7 @@ class Table4(Exhibit):
         own = {"grid": list(GRID), "without sgd": UNSTEADY, "seeds": list(self.seeds), "variance": 0.1}
         return {**as_settings(self.recipes()), **own}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         rows = []
         for backbone, recipe in tqdm(self.recipes().items(), desc="FedMR's Table 4", unit="backbone"):
             best = tuned(recipe, steady(recipe, GRID), data, cache)
@@ -81,7 +81,7 @@ class NoiseSweep(Exhibit):
         own = {"grid": list(LIGHT), "without sgd": UNSTEADY, "seeds": list(self.seeds)}
         return {**as_settings(self.recipes()), **own, "variances": list(STRENGTHS), "rounds watched": WATCHED}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         rows = []
         with tqdm(total=len(BACKBONES) * len(STRENGTHS), desc="noise", unit="variance") as bar:
             for backbone, recipe in self.recipes().items():
@@ -131,7 +131,7 @@ class Defences(Exhibit):
             name = f"sums only, DP at ε {target:g}"
             yield name, base if data is None else private(base, data, target), True
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         base = tune(self.base(), LIGHT, data, progress=False, cache=cache)
         rows: list[dict[str, Any]] = []
         for name, recipe, secure in tqdm(list(self.tried(base, data)), desc="defences", unit="defence"):

@@ -9,7 +9,6 @@ from fedlab_mm import plotting
 from fedlab_mm.experiments.train import train
 from fedlab_mm.figures.base import Exhibit, as_settings
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.records import Dataset
 from fedlab_mm.registry import register
 
 SIGNALS = {"image": "covers", "text": "titles", "id": "like minds"}
@@ -32,7 +31,7 @@ class Reliance(Exhibit):
     def settings(self) -> dict[str, Any]:
         return {**as_settings({"recipe": self.recipe()}), "seeds": list(self.seeds)}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         runs = [train(self.recipe().but(seed=seed), data, cache=cache) for seed in self.seeds]
         weights = pd.concat([run.router_weights().reset_index(drop=True) for run in runs]).groupby(level=0).mean()
         planted = pd.DataFrame(data.truth["reliance_US"], columns=[f"planted {signal}" for signal in SIGNALS])

@@ -12,7 +12,6 @@ from fedlab_mm.evaluation import evaluate_users
 from fedlab_mm.experiments.train import train
 from fedlab_mm.figures.base import GRID, Exhibit, as_settings, tuned
 from fedlab_mm.recipe import Recipe
-from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup, register
 
 
@@ -34,7 +33,7 @@ class Heterogeneity(Exhibit):
     def settings(self) -> dict[str, Any]:
         return {**as_settings(self.recipes()), "grid": list(GRID), "seeds": list(self.seeds)}
 
-    def measure(self, data: Dataset, cache: str | None = None) -> pd.DataFrame:
+    def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
         best = {name: tuned(recipe, GRID, data, cache) for name, recipe in self.recipes().items()}
         tables = []
         popularity = lookup("baseline", "popularity")().scores(data)

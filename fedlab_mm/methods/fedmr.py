@@ -45,6 +45,10 @@ class FedMR(Method):
         if recipe.view_scale is not None:
             self.parts["view factors"] = Part(False, False, None)
 
+    @property
+    def view_names(self) -> list[str]:
+        return list(self.bank.views)
+
     def broadcast(self) -> dict[str, Tensor]:
         sent = {**self.sent_by_backbone(), **{n: self.bank.get_parameter(n) for n in self.gamma}}
         if "id" in self.signals:

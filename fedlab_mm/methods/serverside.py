@@ -9,7 +9,18 @@ from fedlab_mm.recipe import Recipe
 from fedlab_mm.routing import Router
 
 
-class BankOnServer(nn.Module):
+class ServerFusion(nn.Module):
+    """Makes the views of the catalogue, [E, I, D]; `of_new` those of other items, [E, J, D]."""
+
+    def of_new(self, features: Parameters) -> Tensor:
+        """
+        Args:
+            features: modality -> [J, d_m], as encoded.
+        """
+        raise NotImplementedError
+
+
+class BankOnServer(ServerFusion):
     """The catalogue's inputs and the bank that makes views of them."""
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters, signals: list[str], operators: list[str]):
@@ -57,12 +68,15 @@ class ServerSide(Method):
     """The server makes the views F and sends them; they stand still while a client trains; it uploads ∂L_u/∂F for the
     rows that it touched, summed over its local epochs, and the server pulls Σ_u α_u ∂L_u/∂F back through fusion.
 
-    `fusion()` gives the views of the catalogue [E, I, D], `fusion.of_new(features)` those of other items.
     """
 
-    fusion: nn.Module
+    fusion: "ServerFusion"
 
-    def build_around(self, fusion: nn.Module, width: int, router: Router | None) -> None:
+    @property
+    def view_names(self) -> list[str]:
+        return list(self.fusion.bank.views) if isinstance(self.fusion, BankOnServer) else []
+
+    def build_around(self, fusion: "ServerFusion", width: int, router: Router | None) -> None:
         self.build(width, fusion, router)
         self.fusion = fusion
         self.parts["views"] = Part(by_item=True, moves=False, upload="gradient")
@@ -80,4 +94,4 @@ class ServerSide(Method):
         return {**self.fusion.signals(), **({} if personal_IW is None else {"personal": personal_IW})}
 
     def views_for(self, features: Parameters) -> dict[str, Tensor]:
-        return {"views": self.fusion.of_new(features).transpose(0, 1)}  # type: ignore[operator]
+        return {"views": self.fusion.of_new(features).transpose(0, 1)}

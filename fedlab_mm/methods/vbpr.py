@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import Inputs
 from fedlab_mm.methods.parts import Parameters
-from fedlab_mm.methods.serverside import ServerSide
+from fedlab_mm.methods.serverside import ServerFusion, ServerSide
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import register
 
 
-class VBPRItems(nn.Module):
+class VBPRItems(ServerFusion):
     """[γ_i ; E f_i]: an item's latent factors beside a linear map of all its features, [1, I, 2·D].
 
     | VBPR | here |
@@ -58,13 +58,13 @@ class FederatedVBPR(ServerSide):
         super().__init__(recipe, n_items, features)
         if not self.features:
             raise FedlabError("method 'vbpr' without a modality is method 'none'")
-        fusion = VBPRItems(recipe, n_items, self.features, self.signals)
-        self.build_around(fusion, fusion.width, None)
+        self.items = VBPRItems(recipe, n_items, self.features, self.signals)
+        self.build_around(self.items, self.items.width, None)
 
     def user_embeddings(self) -> list[str]:
         return [n for n in self.private if n == "backbone.predictor.weight"] or super().user_embeddings()
 
     def fedvlr_count(self, private: Mapping[str, int], n_users: int, fedmr: int) -> int:
         """Table 3's "+VBPR" is the item table and all users' two vectors, 512 wide each: the map E is left out."""
-        table = self.fusion.item_table.numel() if "id" in self.signals else 0  # type: ignore[operator]
+        table = self.items.item_table.numel() if "id" in self.signals else 0
         return table + n_users * sum(private[n] for n in self.user_embeddings())

@@ -25,7 +25,7 @@ GROUPS = 0x67726F  # of the draws of gate="random"
 
 
 @register("click method", "none")
-class Shared:
+class NoGroups:
     """No personal layers: every client trains a copy of one model."""
 
     Params: ClassVar[type[Settings]] = Settings
@@ -42,7 +42,7 @@ class Shared:
 
 
 @register("click method", "mrff")
-class MRFF(Shared):
+class MRFF(NoGroups):
     """FFN_u(x) + FFN_g(x): the client keeps its embedding and FFN_u; g is the group its gate sends it to; what groups
     share is averaged within the group, and all else over all."""
 
@@ -95,7 +95,7 @@ class Grouped(nn.Module):
         self, make: Callable[[int], nn.Module], width: int, n_groups: int, user_width: int, gate: str, seed: int
     ):
         super().__init__()
-        self.gate: Gate = lookup("gate", gate)()
+        self.gate: GroupGate = lookup("gate", gate)()
         self.n_groups, self.seed = n_groups, seed
         self.own = make(width)
         if "output.weight" not in dict(self.own.named_parameters()):
@@ -141,7 +141,7 @@ class Grouped(nn.Module):
         return self.own(x) + change, (group, probability_G)
 
 
-class Gate:
+class GroupGate:
     """How a client comes to a group. A subclass registers as "gate".
 
     Class attributes:
@@ -158,26 +158,26 @@ class Gate:
 
 
 @register("gate", "plain")
-class PlainGate(Gate):
+class PlainGate(GroupGate):
     """The most likely group; the balance loss alone teaches the gate."""
 
 
 @register("gate", "weighted")
-class WeightedGate(Gate):
+class WeightedGate(GroupGate):
     """The same, its layer counted by its probability."""
 
     weighs = True
 
 
 @register("gate", "through")
-class ThroughGate(Gate):
+class ThroughGate(GroupGate):
     """The same as plain, the balance loss reaching what lies below."""
 
     teaches_below = True
 
 
 @register("gate", "random")
-class RandomGate(Gate):
+class RandomGate(GroupGate):
     """Each user's group is drawn once, from the user and the seed alone, the same in all blocks."""
 
     def choose(self, probability_G: Tensor, users: Tensor, n_groups: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Click models without a sequence: FedNCF, and FedPA's personal adapters."""
+"""Click models without a sequence: ClickNCF, and FedPA's personal adapters."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ RANK = 4
 
 
 @register("click backbone", "fedncf")
-class FedNCF(ClickModel):
+class ClickNCF(ClickModel):
     """A network on the user's embedding, which the client keeps, and the item's: NCF's tower beside the product of the
     two (He et al. 2017; Perifanis and Efraimidis 2022)."""
 

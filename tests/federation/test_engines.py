@@ -11,7 +11,7 @@ from fedlab_mm.backbones import LinearBackbone
 from fedlab_mm.data.negatives import sample
 from fedlab_mm.federation.backends.gram import Gram
 from fedlab_mm.federation.backends.kernels import Vmapped
-from fedlab_mm.federation.backends.linear import Linear
+from fedlab_mm.federation.backends.linear import LinearScores
 from fedlab_mm.federation.backends.stacked import kernels_of
 from fedlab_mm.federation.client import Work
 from fedlab_mm.federation.state import RankOne
@@ -69,7 +69,7 @@ def test_the_kernels_by_hand_are_the_general_one(world, recipe, backbone, method
     if method == "fedmr":
         assert by_hand == ([] if backbone in ("fedrap", "pfedrec") else [Gram])
     else:
-        assert by_hand == ([] if backbone == "fedncf" else [Linear])
+        assert by_hand == ([] if backbone == "fedncf" else [LinearScores])
     monkeypatch.setattr("fedlab_mm.federation.backends.stacked.kernels_of", lambda method: [Vmapped])
     general, _ = run(r, world, 2)
     assert_same(general, fast, 1e-11)
@@ -263,7 +263,7 @@ def test_a_backbone_that_is_not_linear_and_a_loss_of_ones_own(world, recipe):
             return self.predictor(items_NW).squeeze(-1) ** 3
 
     @register("backbone", "test linear")
-    class Linear(LinearBackbone):
+    class LinearScores(LinearBackbone):
         loss = "test huber"
 
     try:

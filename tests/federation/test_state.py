@@ -17,7 +17,7 @@ import fedlab_mm as fl
 from fedlab_mm.data.negatives import sample
 from fedlab_mm.federation import state
 from fedlab_mm.federation.backends.gram import Gram
-from fedlab_mm.federation.backends.linear import Linear
+from fedlab_mm.federation.backends.linear import LinearScores
 from fedlab_mm.federation.state import PersonalRows, RankOne, Storage, read_tensors
 from fedlab_mm.registry import names
 from tests.conftest import engine_of, private_of, train_clients
@@ -278,7 +278,7 @@ def test_a_round_with_clients_on_both_sides_of_the_crossover(world, recipe, monk
 def test_chunks_by_the_cache_change_nothing(world, recipe, monkeypatch):
     scores = []
     for cache in (1.0, 3e3, 1e9):
-        monkeypatch.setattr(Linear, "cache", cache)
+        monkeypatch.setattr(LinearScores, "cache", cache)
         engine = engine_of("stacked", recipe.but(precision="float64"), world)
         engine.step()
         scores.append(engine.scores())

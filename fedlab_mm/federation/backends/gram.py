@@ -42,7 +42,7 @@ class Gram(Kernel):
         assert isinstance(self.method, FedMR)
         features = self.method.fusion.inputs()
         self.inputs = {
-            m: Input(self, m, sent["id_embedding"] if m == "id" else features[m]) for m in self.method.signals
+            m: Signal(self, m, sent["id_embedding"] if m == "id" else features[m]) for m in self.method.signals
         }
         self.others = {n: p for n, p in self.method.parts.items() if n not in self.by_hand}
 
@@ -104,7 +104,7 @@ class Gram(Kernel):
             x.finish()
 
 
-class Input:
+class Signal:
     """One signal's inputs and map as they were sent, and what clients upload of it, gathered over the round.
 
     Attributes:
@@ -141,7 +141,7 @@ class Input:
 class Mapped:
     """z = W x + b of a chunk's clients, each with a W of its own, x standing still."""
 
-    def __init__(self, input: Input, chunk: Chunk):
+    def __init__(self, input: Signal, chunk: Chunk):
         self.input, self.chunk, self.decay = input, chunk, input.kernel.recipe.weight_decay
         self.x_CNW = chunk.gather(input.rows_IW)
         self.bias_C1D = input.bias_D.expand(len(chunk.alpha_C), 1, -1)

@@ -31,7 +31,7 @@ from fedlab_mm.routing import Router, choose, times
 WEIGHT, BIAS, HIDDEN = "backbone.predictor.weight", "backbone.predictor.bias", "router.hidden.weight"
 
 
-class Linear(Kernel):
+class LinearScores(Kernel):
     """A score linear in the item, fusion on the server or nowhere: gradients by hand."""
 
     def __init__(self, federation: RankingFederation, sent: Parameters, intake: Intake):
@@ -69,9 +69,9 @@ class Linear(Kernel):
 
 
 class _LinearClients:
-    """A chunk of clients under `Linear`, through its local epochs."""
+    """A chunk of clients under `LinearScores`, through its local epochs."""
 
-    def __init__(self, kernel: Linear, chunk: Chunk):
+    def __init__(self, kernel: LinearScores, chunk: Chunk):
         self.kernel, self.chunk, self.batch = kernel, chunk, chunk.batch
         self.method, self.loss = kernel.method, kernel.method.loss
         private = tensors_of(chunk.private)
@@ -219,7 +219,7 @@ class _LinearClients:
 class _Routers:
     """A chunk's routers, each with weights of its own: w = softmax(W₂ relu(W₁x + b₁) + b₂), x standing still."""
 
-    def __init__(self, kernel: Linear, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
+    def __init__(self, kernel: LinearScores, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
         self.kernel, self.private = kernel, private
         kind = RankOneLayer if kernel.method.steps_are_plain else PlainLayer
         self.layer = kind(private[HIDDEN], times(chunk.batch.own_N, x_CNK))

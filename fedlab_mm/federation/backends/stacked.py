@@ -15,7 +15,7 @@ from fedlab_mm.data.negatives import Samples
 from fedlab_mm.federation.backends.chunks import Chunk, Touched
 from fedlab_mm.federation.backends.gram import Gram
 from fedlab_mm.federation.backends.kernels import Kernel, Vmapped
-from fedlab_mm.federation.backends.linear import BIAS, HIDDEN, WEIGHT, Linear, outer, scores_linearly
+from fedlab_mm.federation.backends.linear import BIAS, HIDDEN, WEIGHT, LinearScores, outer, scores_linearly
 from fedlab_mm.federation.backends.loop import Ranks
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.federation.client import Work
@@ -97,7 +97,7 @@ class Stacked(Ranks):
         """Are scores linear in item rows that are the same to all clients, but for a personal row?"""
         method = self.federation.method
         of_fedmr = isinstance(method, FedMR) and self.federation.personal is None
-        return Linear.fits(method) or (of_fedmr and scores_linearly(method))
+        return LinearScores.fits(method) or (of_fedmr and scores_linearly(method))
 
     def prepared(self, sent: Parameters) -> Parameters:
         method = self.federation.method
@@ -142,7 +142,7 @@ class Stacked(Ranks):
 
     def numbers_of_change(self, private: Parameters) -> int:
         method = self.federation.method
-        changes = {HIDDEN} if Linear.fits(method) and method.steps_are_plain else set()  # of rank one
+        changes = {HIDDEN} if LinearScores.fits(method) and method.steps_are_plain else set()  # of rank one
         return super().numbers_of_change({n: p for n, p in private.items() if n not in changes})
 
     def bytes_to_score(self, n_items: int) -> float:
@@ -168,7 +168,7 @@ class Stacked(Ranks):
 def kernels_of(method: Method) -> list[type[Kernel]]:
     """The kernels that train a method's clients: those with gradients by hand that fit, each up to its `most_rows`, and
     the general one."""
-    return [kind for kind in (Linear, Gram) if kind.fits(method)] + [Vmapped]
+    return [kind for kind in (LinearScores, Gram) if kind.fits(method)] + [Vmapped]
 
 
 def _put(into: dict[str, Tensor | RankOne], name: str, new: Tensor | RankOne, where: Tensor, n_clients: int) -> None:
