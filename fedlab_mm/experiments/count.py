@@ -7,6 +7,8 @@ import torch
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.federation.traffic import traffic
 from fedlab_mm.methods import Method
+from fedlab_mm.methods.mlp import SharedMLP
+from fedlab_mm.methods.vbpr import FederatedVBPR
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, names
 
@@ -53,7 +55,7 @@ def count_parameters(
     parts = method.parts
     held = {n: n_items if parts[n].by_group else v.numel() for n, v in sent.items()}
     once = sum(held[n] for n, part in parts.items() if not (part.moves or part.upload or part.by_group))
-    of_users = method.user_embeddings()
+    of_users = embeddings_of_users(method)
     every_user = (n_users - 1) * sum(private[n] for n in of_users)
     fedmr = server - method.apart() + sum(private.values()) + every_user
     return {
@@ -66,5 +68,29 @@ def count_parameters(
         "upload bytes": moved.upload(n_items),
         "download once": once,
         "fedmr": fedmr,
-        "fedvlr": method.fedvlr_count(private, n_users, fedmr),
+        "fedvlr": fedvlr_count(method, private, n_users, fedmr),
     }
+
+
+# The papers' conventions.
+
+
+def embeddings_of_users(method: Method) -> list[str]:
+    """The private parameters that the papers count once for every user."""
+    if isinstance(method, FederatedVBPR) and "backbone.predictor.weight" in method.private:
+        return ["backbone.predictor.weight"]
+    return sorted(n for n in method.private if n.startswith("backbone.user_"))
+
+
+def fedvlr_count(method: Method, private: Mapping[str, int], n_users: int, fedmr: int) -> int:
+    """What FedVLR's Table 3 counts: the item tables of width D that a client is sent, and what is private. It counts a
+    network with user embeddings, and an ID-based one, as FedMR does (`fedmr`)."""
+    of_users = embeddings_of_users(method)
+    if isinstance(method, FederatedVBPR):  # the item table and all users' two vectors, 512 wide each, without the map E
+        table = method.items.item_table.numel() if "id" in method.signals else 0
+        return table + n_users * sum(private[n] for n in of_users)
+    if not method.fuses or of_users:
+        return fedmr
+    # A table for each view; of "+MLP" the tables that go into the fusion.
+    n_tables = len(method.signals) if isinstance(method, SharedMLP) else len(method.view_names)
+    return n_tables * method.n_items * method.recipe.dim + sum(private.values())

@@ -388,21 +388,6 @@ class Method:
         """How many items something broadcast speaks of: the catalogue's, and new ones where there are any."""
         return next(len(sent[n]) for n, part in self.parts.items() if part.by_item)
 
-    def user_embeddings(self) -> list[str]:
-        """The private parameters that the papers count once for every user."""
-        return sorted(n for n in self.private if n.startswith("backbone.user_"))
-
-    def fedvlr_count(self, private: Mapping[str, int], n_users: int, fedmr: int) -> int:
-        """What FedVLR's Table 3 counts: the item tables that a client is sent, and what is private. It counts a network
-        with user embeddings, and an ID-based one, as FedMR does (`fedmr`)."""
-        if not self.fuses or self.user_embeddings():
-            return fedmr
-        return self.n_tables() * self.n_items * self.recipe.dim + sum(private.values())
-
     def apart(self) -> int:
         """How many of the parameters counted here a client's model does without: the papers' tables leave them out."""
         return 0
-
-    def n_tables(self) -> int:
-        """How many item tables of width D its Table 3 counts: one for each view."""
-        return len(self.view_names)

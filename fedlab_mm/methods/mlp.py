@@ -16,6 +16,3 @@ class SharedMLP(ServerSide):
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
         self.build_around(BankOnServer(recipe, n_items, self.features, self.signals, ["mlp"]), recipe.dim, None)
-
-    def n_tables(self) -> int:
-        return len(self.signals)  # Table 3 counts the tables that go into the fusion

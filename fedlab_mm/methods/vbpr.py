@@ -1,8 +1,6 @@
 """Federated VBPR: He and McAuley, "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback", AAAI 2016; the
 "+VBPR" that FedVLR is compared with."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -60,11 +58,3 @@ class FederatedVBPR(ServerSide):
             raise FedlabError("method 'vbpr' without a modality is method 'none'")
         self.items = VBPRItems(recipe, n_items, self.features, self.signals)
         self.build_around(self.items, self.items.width, None)
-
-    def user_embeddings(self) -> list[str]:
-        return [n for n in self.private if n == "backbone.predictor.weight"] or super().user_embeddings()
-
-    def fedvlr_count(self, private: Mapping[str, int], n_users: int, fedmr: int) -> int:
-        """Table 3's "+VBPR" is the item table and all users' two vectors, 512 wide each: the map E is left out."""
-        table = self.items.item_table.numel() if "id" in self.signals else 0
-        return table + n_users * sum(private[n] for n in self.user_embeddings())
