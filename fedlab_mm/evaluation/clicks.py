@@ -89,7 +89,7 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
     def gain(x_SN: np.ndarray, y_SN: np.ndarray, label_N: np.ndarray) -> float:
         return float(np.mean([auc_of(x, label_N) - auc_of(y, label_N) for x, y in zip(x_SN, y_SN, strict=True)]))
 
-    found = gain(rank_aSN, rank_bSN, click_N)
+    difference = gain(rank_aSN, rank_bSN, click_N)
     drawn, exchanged = [], []
     for _ in range(resamples):
         rows = np.concatenate([showings[u] for u in rng.integers(0, n_users, n_users)])
@@ -98,5 +98,5 @@ def paired_auc(a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1999) -> pd.Se
         mixed_SN, rest_SN = (np.where(s, rank_bSN, rank_aSN) for s in (swap_N, ~swap_N))
         exchanged.append(gain(mixed_SN, rest_SN, click_N))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    p = (1 + (np.abs(exchanged) >= abs(found) - 1e-12).sum()) / (resamples + 1)
-    return pd.Series({"difference": found, "low": low, "high": high, "p": p, "users": n_users})
+    p = (1 + (np.abs(exchanged) >= abs(difference) - 1e-12).sum()) / (resamples + 1)
+    return pd.Series({"difference": difference, "low": low, "high": high, "p": p, "users": n_users})

@@ -82,18 +82,19 @@ class Uploads:
             values, by_row = {}, set()
             rows = torch.zeros(0, dtype=torch.int64)
             for name, change in self.changes.items():
-                said, own = change.value[c], None
+                value, own_rows = change.value[c], None
                 if change.rows_CN is not None and change.there_CN is not None:
                     there_N = change.there_CN[c]
-                    own, said = change.rows_CN[c][there_N], said[there_N]
-                    rows = own if change.whole is False or not len(rows) else rows
+                    own_rows, value = change.rows_CN[c][there_N], value[there_N]
+                    rows = own_rows if not change.whole or not len(rows) else rows
                     if change.whole:
-                        said, own = torch.zeros_like(self.sent[name]).index_copy(0, own, said), None
+                        value = torch.zeros_like(self.sent[name]).index_copy(0, own_rows, value)
+                        own_rows = None
                     else:
                         by_row.add(name)
                 if change.kind == "value":
-                    said = said + (self.sent[name] if own is None else self.sent[name][own])
-                values[f"∇{name}" if change.kind == "gradient" else name] = said
+                    value = value + (self.sent[name] if own_rows is None else self.sent[name][own_rows])
+                values[f"∇{name}" if change.kind == "gradient" else name] = value
             yield Upload(client, int(self.n_samples_C[c]), rows, values, frozenset(by_row))
 
 

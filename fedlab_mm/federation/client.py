@@ -76,8 +76,8 @@ class Work:
         """Of clients that were trained one after the other."""
 
         def stacked(values: Sequence[Tensor | None]) -> Tensor | None:
-            there = [v for v in values if v is not None]
-            return torch.stack(there) if there else None
+            tensors = [v for v in values if v is not None]
+            return torch.stack(tensors) if tensors else None
 
         names = [n for n in every[0].private if n != PERSONAL]
         private: dict[str, Tensor | RankOne] = {n: torch.stack([done.private[n] for done in every]) for n in names}

@@ -80,24 +80,24 @@ class RankingFederation(Federation):
 
     def client_round(self, samples: Samples, c: int, sent: Parameters) -> Done:
         user, method = int(samples.clients[c]), self.method
-        own = ClientSamples.of(*samples.of(c), self.recipe.dtype, self.device)
+        sampled = ClientSamples.of(*samples.of(c), self.recipe.dtype, self.device)
         private = {n: p[user].clone() for n, p in self.private.items()}
         if self.personal is not None:
-            private[PERSONAL] = self.personal.read(torch.full_like(own.rows, user), own.rows)
-        told = {
+            private[PERSONAL] = self.personal.read(torch.full_like(sampled.rows, user), sampled.rows)
+        columns = {
             n: column_1I[0] for n, column_1I in self.columns(sent, torch.tensor([user], device=self.device)).items()
         }
-        done, values = train_ranker(method, user, private, {**sent, **told}, own, t=self.round + 1)
+        done, values = train_ranker(method, user, private, {**sent, **columns}, sampled, t=self.round + 1)
         if self.kept_UI is not None:  # scores by its own copies
-            kept = {**sent, **told, **private}
+            local = {**sent, **columns, **private}
             for name in (n for n, part in method.parts.items() if part.moves):
                 whole = method.parts[name].by_item
-                kept[name] = sent[name].index_copy(0, own.rows, values[name]) if whole else values[name]
+                local[name] = sent[name].index_copy(0, sampled.rows, values[name]) if whole else values[name]
             if self.personal is not None:
                 table = self.personal.dense(slice(user, user + 1))[0]
-                kept[PERSONAL] = table.index_copy(0, own.rows, private[PERSONAL])
+                local[PERSONAL] = table.index_copy(0, sampled.rows, private[PERSONAL])
             with torch.no_grad():
-                done.kept_I = method.logits(kept, self.own_shares(slice(user, user + 1), self.data.n_items)[0])
+                done.kept_I = method.logits(local, self.own_shares(slice(user, user + 1), self.data.n_items)[0])
         return done
 
     def update_server(self, sent: Parameters, mixed: Parameters, work: Work, alpha_C: np.ndarray, t: int) -> None:

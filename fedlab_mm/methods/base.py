@@ -292,9 +292,9 @@ class Method:
         lr = r.lr or kind.lr or backbone.lr
         if name in self.private and name != PERSONAL:
             return lr
-        own = backbone.shared_lr if r.lr is None and kind.plain else None
+        of_backbone = backbone.shared_lr if r.lr is None and kind.plain else None
         factor = self.open_rate if self.rates_are_open and kind.plain else 1.0
-        shared_lr = r.shared_lr or own or lr * factor
+        shared_lr = r.shared_lr or of_backbone or lr * factor
         if not kind.plain or name not in (PERSONAL, "item_table", "id_embedding"):
             return shared_lr
         return shared_lr * (self.id_lr_scale(name) if r.id_lr_scale is None else r.id_lr_scale)

@@ -120,16 +120,16 @@ class GFMFR(NoFusion):
         """What a client distils from in this round: its group's preferences and their weight λ_t · c_u, zero where it
         has no group yet. Moves the client's average of the ratio."""
         preferences_N, ratio_1 = local["preferences"], local[RATIO]
-        known = (preferences_N < NONE).all(dim=-1)
+        grouped = (preferences_N < NONE).all(dim=-1)
         preferences_N = torch.where(preferences_N < NONE, preferences_N, 0.0)
-        weight = known.to(logits_N) * self.strength(round)
+        weight = grouped.to(logits_N) * self.strength(round)
         if self.recipe.distill_scale == "ratio":
             recommended = (batch.share_N * self.loss.of(logits_N, batch.label_N)).sum(dim=-1)
             distilled = (batch.share_N * self.second_loss.of(logits_N, preferences_N)).sum(dim=-1)
             now = (recommended / distilled.clamp(min=1e-12)).clamp(max=LARGEST)
             before = ratio_1[..., 0]
             average = torch.where(before > 0, MEMORY * before + (1 - MEMORY) * now, now)
-            ratio_1[..., 0] = torch.where(known, average, before)
+            ratio_1[..., 0] = torch.where(grouped, average, before)
             weight = weight * torch.minimum(ratio_1[..., 0], now)  # what has grown since must not grow over L_rec
         return {"target": preferences_N, "guidance": weight}
 
@@ -270,14 +270,14 @@ class Groups(Memory):
         weight_P = torch.from_numpy(weight_U)[user_P.cpu()].to(self.table_IW)
         group_P = torch.from_numpy(self.group_U)[user_P.cpu()].to(self.table_IW.device)
         preferences_IG = self.method.shared.get_buffer("preferences")
-        there = np.flatnonzero(matrix_GC.any(axis=1)).tolist()
+        present = np.flatnonzero(matrix_GC.any(axis=1)).tolist()
         targets = []
-        for group in there:
+        for group in present:
             of_it = group_P == group
             change_NW = weight_P[of_it, None] * change_PW[of_it]
             targets.append(self.table_IW.index_add(0, item_P[of_it], change_NW))
-        self.method.fit(there, torch.stack(targets))
-        for group in there:
+        self.method.fit(present, torch.stack(targets))
+        for group in present:
             members = torch.from_numpy(np.flatnonzero(self.group_U == group))
             mean_K = self.shown_UK[members].mean(dim=0).to(self.table_IW)
             preferences_IG[:, group] = self.method.prefer(group, mean_K)

@@ -87,12 +87,12 @@ class Gram(Kernel):
             names = [*private, *moving, SIGNALS]
             loss, gradients = method.gradients(local, names, chunk.batch, self.round, stacked=True)
             loss_C += loss
-            of_signals_CMND = gradients.pop(SIGNALS)
+            grad_signals_CMND = gradients.pop(SIGNALS)
             for name, total in summed.items():
                 total += gradients[name]
             optimizer.step(gradients)
-            for z, of_signal_CND in zip(mapped, of_signals_CMND.unbind(dim=1), strict=True):
-                z.step(of_signal_CND, epoch)
+            for z, grad_signal_CND in zip(mapped, grad_signals_CMND.unbind(dim=1), strict=True):
+                z.step(grad_signal_CND, epoch)
         changes = {n: summed[n] if p.upload == "gradient" else moving[n] - sent[n] for n, p in self.others.items()}
         self.hand_in(chunk, changes)
         for z in mapped:
@@ -110,7 +110,7 @@ class Signal:
     Attributes:
         rows_IW: the inputs; weight_DW, bias_D: the map; mapped_ID: the inputs mapped.
         through_ID: Σ_u α_u of the coefficients that the map's gradient has with respect to the inputs as sent.
-        of_bias_D: Σ_u α_u ∇b.
+        grad_bias_D: Σ_u α_u ∇b.
         through_DD, moved_ID: where inputs move: the gradient's coefficients with respect to the map as sent, and the
             inputs' own.
     """
@@ -121,7 +121,7 @@ class Signal:
         self.mapped_ID = rows_IW @ self.weight_DW.T
         self.through_ID, self.moved_ID = torch.zeros_like(self.mapped_ID), torch.zeros_like(self.mapped_ID)
         self.through_DD = torch.zeros_like(self.weight_DW @ self.weight_DW.T)
-        self.of_bias_D = torch.zeros_like(self.bias_D)
+        self.grad_bias_D = torch.zeros_like(self.bias_D)
 
     def start(self, chunk: Chunk) -> "Mapped":
         return (MovingMapped if self.signal == "id" else Mapped)(self, chunk)
@@ -132,7 +132,7 @@ class Signal:
     def finish(self) -> None:
         mixed, maps = self.kernel.intake.mixed, map_name(self.signal)
         mixed[f"{maps}.weight"] += self.through_ID.T @ self.rows_IW
-        mixed[f"{maps}.bias"] += self.of_bias_D
+        mixed[f"{maps}.bias"] += self.grad_bias_D
         if self.signal == "id":
             mixed[f"{maps}.weight"] += self.through_DD @ self.weight_DW
             mixed["id_embedding"] += self.moved_ID @ self.weight_DW
@@ -155,17 +155,17 @@ class Mapped:
     def value(self) -> Tensor:
         return self.product_CND + self.bias_C1D
 
-    def step(self, of_value_CND: Tensor, epoch: int) -> None:
+    def step(self, grad_value_CND: Tensor, epoch: int) -> None:
         """From δ: a step of W, of b and of what else moves."""
-        self.sum_CND += of_value_CND
+        self.sum_CND += grad_value_CND
         lr = self.input.rate(f"{map_name(self.input.signal)}.bias", epoch)
-        self.bias_C1D = (1 - lr * self.decay) * self.bias_C1D - lr * of_value_CND.sum(dim=1, keepdim=True)
-        self.move(of_value_CND, epoch)
+        self.bias_C1D = (1 - lr * self.decay) * self.bias_C1D - lr * grad_value_CND.sum(dim=1, keepdim=True)
+        self.move(grad_value_CND, epoch)
 
-    def move(self, of_value_CND: Tensor, epoch: int) -> None:
+    def move(self, grad_value_CND: Tensor, epoch: int) -> None:
         lr = self.input.rate(f"{map_name(self.input.signal)}.weight", epoch)
         self.product_CND = torch.baddbmm(
-            self.product_CND, self.gram_CNN, of_value_CND, beta=1 - lr * self.decay, alpha=-lr
+            self.product_CND, self.gram_CNN, grad_value_CND, beta=1 - lr * self.decay, alpha=-lr
         )
 
     def add_rows(self, total: Tensor, change_CNx: Tensor) -> None:
@@ -175,7 +175,7 @@ class Mapped:
     def add(self) -> None:
         """Gather what the clients upload."""
         self.add_rows(self.input.through_ID, self.sum_CND)
-        self.input.of_bias_D += torch.tensordot(self.chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
+        self.input.grad_bias_D += torch.tensordot(self.chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
 
 
 class MovingMapped(Mapped):
@@ -192,19 +192,19 @@ class MovingMapped(Mapped):
         self.y_CDB = eye[n_rows:].expand(n_clients, -1, -1).clone()
         self.sum_CDB = torch.zeros_like(self.y_CDB)
 
-    def move(self, of_value_CND: Tensor, epoch: int) -> None:
-        of_y_CDB = torch.bmm(of_value_CND.mT, self.z_CNB)
-        self.sum_CDB += of_y_CDB
+    def move(self, grad_value_CND: Tensor, epoch: int) -> None:
+        grad_y_CDB = torch.bmm(grad_value_CND.mT, self.z_CNB)
+        self.sum_CDB += grad_y_CDB
         lr, lr_y = (self.input.rate(n, epoch) for n in ("id_embedding", "maps.id.weight"))
-        self.z_CNB = torch.baddbmm(self.z_CNB, of_value_CND, self.y_CDB, beta=1 - lr * self.decay, alpha=-lr)
-        self.y_CDB.mul_(1 - lr_y * self.decay).sub_(of_y_CDB, alpha=lr_y)
+        self.z_CNB = torch.baddbmm(self.z_CNB, grad_value_CND, self.y_CDB, beta=1 - lr * self.decay, alpha=-lr)
+        self.y_CDB.mul_(1 - lr_y * self.decay).sub_(grad_y_CDB, alpha=lr_y)
         self.product_CND = torch.bmm(self.z_CNB, torch.bmm(self.gram_CBB, self.y_CDB.mT))
 
     def add(self) -> None:
         chunk, input, n_rows = self.chunk, self.input, self.product_CND.shape[1]
         self.add_rows(input.through_ID, self.sum_CDB[:, :, :n_rows].mT)
         input.through_DD += torch.tensordot(chunk.alpha_C, self.sum_CDB[:, :, n_rows:], dims=1)
-        input.of_bias_D += torch.tensordot(chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
+        input.grad_bias_D += torch.tensordot(chunk.alpha_C, self.sum_CND.sum(dim=1), dims=1)
         self.z_CNB[:, :, :n_rows].diagonal(dim1=1, dim2=2).sub_(1)
         self.add_rows(input.kernel.intake.mixed["id_embedding"], torch.bmm(self.z_CNB[:, :, :n_rows], self.x_CNW))
         self.add_rows(input.moved_ID, self.z_CNB[:, :, n_rows:])

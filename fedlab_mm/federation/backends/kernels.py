@@ -113,20 +113,20 @@ class Vmapped(Kernel):
             tables[c_P, i_P] = rows[c_P, n_P]
             return tables
 
-        own = {
+        copies = {
             n: whole(self.sent[n], values[n]) if p.by_item else values[n]
             for n, p in self.method.parts.items()
             if p.moves
         }
         table = self.federation.personal
         if table is not None and chunk.personal_CNW is not None:
-            own[PERSONAL] = table.dense(chunk.users)
-            own[PERSONAL][c_P, i_P] = chunk.personal_CNW[c_P, n_P]
+            copies[PERSONAL] = table.dense(chunk.users)
+            copies[PERSONAL][c_P, i_P] = chunk.personal_CNW[c_P, n_P]
         own_CI = whole(chunk.alpha_C.new_zeros(n_items), chunk.batch.own_N)
 
-        def logits(own: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
-            return self.method.logits({**self.sent, **own}, own_I)
+        def logits(local: Mapping[str, Tensor], own_I: Tensor) -> Tensor:
+            return self.method.logits({**self.sent, **local}, own_I)
 
         with torch.no_grad():
-            told = self.federation.columns(self.sent, chunk.users)
-            return torch.func.vmap(logits)({**told, **private, **own}, own_CI)
+            columns = self.federation.columns(self.sent, chunk.users)
+            return torch.func.vmap(logits)({**columns, **private, **copies}, own_CI)

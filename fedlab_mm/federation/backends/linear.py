@@ -87,10 +87,10 @@ class _LinearClients:
         self.second = self.method.second_loss
         self.guided: Mapping[str, Tensor] = {}
         if self.second is not None:
-            told = {n: kernel.given(n, chunk) for n in kernel.sent if n != kernel.part}
-            self.guided = self.method.guide(self.logits(self.q()[1]), {**private, **told}, self.batch, kernel.round)
+            standing = {n: kernel.given(n, chunk) for n in kernel.sent if n != kernel.part}
+            self.guided = self.method.guide(self.logits(self.q()[1]), {**private, **standing}, self.batch, kernel.round)
         self.through_views: list[tuple[Tensor, Tensor]] = []  # (residual_CN, q_CK) of each epoch
-        self.of_common_CNK: Tensor | None = None  # the penalty's gradient with respect to the views, summed
+        self.grad_common_CNK: Tensor | None = None  # the penalty's gradient with respect to the views, summed
 
     def q(self) -> tuple[Tensor | None, Tensor]:
         if self.routers is None:
@@ -116,41 +116,41 @@ class _LinearClients:
             loss_C += weight_C * (share_CN * self.second.of(s_CN, target_CN)).sum(dim=1)
             slope_CN = slope_CN + weight_C[:, None] * self.second.slope(s_CN, target_CN)
         residual_CN = slope_CN * share_CN
-        of_items_CND, of_common_CND = residual_CN[:0, :, None], None
+        grad_items_CND, grad_common_CND = residual_CN[:0, :, None], None
         if self.rows_move:
-            of_items_CND = residual_CN[:, :, None] * self.theta_CD[:, None]
+            grad_items_CND = residual_CN[:, :, None] * self.theta_CD[:, None]
         if self.personal_CND is not None:
-            penalty_C, of_common_CND, of_personal_CND = self._penalty(weights_CE, self.personal_CND)
+            penalty_C, grad_common_CND, grad_personal_CND = self._penalty(weights_CE, self.personal_CND)
             loss_C += penalty_C
-            of_personal_CND = of_personal_CND + of_items_CND
+            grad_personal_CND = grad_personal_CND + grad_items_CND
 
         gradients: dict[str, Tensor] = {}
-        of_q_CK = times(residual_CN, self.x_CNK)
+        grad_q_CK = times(residual_CN, self.x_CNK)
         if private:
-            of_theta_CD = of_q_CK
+            grad_theta_CD = grad_q_CK
             if weights_CE is not None:
-                of_theta_CD = (of_q_CK.view(*weights_CE.shape, -1) * weights_CE[:, :, None]).sum(dim=1)
+                grad_theta_CD = (grad_q_CK.view(*weights_CE.shape, -1) * weights_CE[:, :, None]).sum(dim=1)
             if self.personal_CND is not None:
-                of_theta_CD = of_theta_CD + times(residual_CN, self.personal_CND)
-                gradients[PERSONAL] = of_personal_CND
-            gradients[WEIGHT] = of_theta_CD[:, None]
+                grad_theta_CD = grad_theta_CD + times(residual_CN, self.personal_CND)
+                gradients[PERSONAL] = grad_personal_CND
+            gradients[WEIGHT] = grad_theta_CD[:, None]
             gradients[BIAS] = residual_CN.sum(dim=1, keepdim=True)
         if self.routers is not None and weights_CE is not None:
-            of_weights_CE = (of_q_CK.view(*weights_CE.shape, -1) * self.theta_CD[:, None]).sum(dim=2)
-            if of_common_CND is not None:
-                of_weights_CE += (self._views() * of_common_CND[:, :, None]).sum(dim=(1, 3))
-            of_router = self.routers.backward(of_weights_CE)
+            grad_weights_CE = (grad_q_CK.view(*weights_CE.shape, -1) * self.theta_CD[:, None]).sum(dim=2)
+            if grad_common_CND is not None:
+                grad_weights_CE += (self._views() * grad_common_CND[:, :, None]).sum(dim=(1, 3))
+            grad_router = self.routers.backward(grad_weights_CE)
             if private:
-                gradients |= of_router
+                gradients |= grad_router
             if shared:
                 self.routers.read()
         if shared and self.kernel.part == "item_table":
-            gradients["item_table"] = of_items_CND if of_common_CND is None else of_items_CND + of_common_CND
+            gradients["item_table"] = grad_items_CND if grad_common_CND is None else grad_items_CND + grad_common_CND
         elif shared:
             self.through_views.append((residual_CN, q_CK if self.routers is not None else q_CK.clone()))  # θ moves
-            if of_common_CND is not None:
-                spread = of_common_CND if weights_CE is None else outer(weights_CE, of_common_CND)
-                self.of_common_CNK = spread if self.of_common_CNK is None else self.of_common_CNK + spread
+            if grad_common_CND is not None:
+                spread = grad_common_CND if weights_CE is None else outer(weights_CE, grad_common_CND)
+                self.grad_common_CNK = spread if self.grad_common_CNK is None else self.grad_common_CNK + spread
         self.optimizer.step(gradients)
         if private and self.routers is not None:
             self.routers.step(epoch)
@@ -163,16 +163,16 @@ class _LinearClients:
             kernel.hand_in(chunk, {part: self.x_CNK - chunk.gather(kernel.table_IK)})
             return
         if self.routers is not None:  # views reach the loss a second way, through the mean that the router reads
-            self.through_views.append((self.batch.own_N, self.routers.of_input()))
+            self.through_views.append((self.batch.own_N, self.routers.grad_input()))
             if isinstance(self.routers.layer, RankOneLayer):
                 chunk.private[HIDDEN] = self.routers.layer.change()
         summed = kernel.intake.channel.transparent  # then nobody needs a client's own gradient, and it is weighted here
         alpha_C11 = chunk.alpha_C[:, None, None] if summed else torch.ones_like(chunk.alpha_C)[:, None, None]
         residual_CNT = torch.stack([r for r, _ in self.through_views], dim=2) * alpha_C11  # zero in padding
-        of_views_CNK = torch.bmm(residual_CNT, torch.stack([q for _, q in self.through_views], dim=1))
-        if self.of_common_CNK is not None:
-            of_views_CNK.addcmul_(self.of_common_CNK, alpha_C11 * chunk.there_CN[:, :, None])
-        of_views = of_views_CNK.view(*of_views_CNK.shape[:2], *kernel.sent[part].shape[1:])
+        grad_views_CNK = torch.bmm(residual_CNT, torch.stack([q for _, q in self.through_views], dim=1))
+        if self.grad_common_CNK is not None:
+            grad_views_CNK.addcmul_(self.grad_common_CNK, alpha_C11 * chunk.there_CN[:, :, None])
+        of_views = grad_views_CNK.view(*grad_views_CNK.shape[:2], *kernel.sent[part].shape[1:])
         if summed:
             kernel.intake.add_rows(part, chunk.rows_CN, of_views)
         else:
@@ -210,10 +210,10 @@ class _LinearClients:
                 leaves[0], leaves[1], self.batch.share_N, self.kernel.recipe, self.kernel.round
             )
             penalty_C = penalty_C + 0 * sum(leaf.sum() for leaf in leaves)  # it may be constant
-            of_common, of_personal = torch.autograd.grad(
+            grad_common, grad_personal = torch.autograd.grad(
                 penalty_C.sum(), leaves, materialize_grads=True, allow_unused=True
             )
-        return penalty_C.detach(), of_common, of_personal
+        return penalty_C.detach(), grad_common, grad_personal
 
 
 class _Routers:
@@ -233,30 +233,30 @@ class _Routers:
         self.weights_CE, self.hidden_CH = choose(self.layer.product(), bias_CH, weight_CEH, bias_CE)
         return self.weights_CE
 
-    def backward(self, of_weights_CE: Tensor) -> dict[str, Tensor]:
+    def backward(self, grad_weights_CE: Tensor) -> dict[str, Tensor]:
         """From ∂L/∂w: the gradients of the routers' parameters, but for those moved by hand."""
-        centred = of_weights_CE - (self.weights_CE * of_weights_CE).sum(dim=1, keepdim=True)
-        of_logits_CE = self.weights_CE * centred
-        self.of_hidden_CH = times(of_logits_CE, self.private["router.output.weight"]) * (self.hidden_CH > 0)
+        centred = grad_weights_CE - (self.weights_CE * grad_weights_CE).sum(dim=1, keepdim=True)
+        grad_logits_CE = self.weights_CE * centred
+        self.grad_hidden_CH = times(grad_logits_CE, self.private["router.output.weight"]) * (self.hidden_CH > 0)
         return {
-            "router.hidden.bias": self.of_hidden_CH,
-            "router.output.weight": of_logits_CE[:, :, None] * self.hidden_CH[:, None, :],
-            "router.output.bias": of_logits_CE,
-            **({} if self.by_hand else {HIDDEN: self.layer.gradient(self.of_hidden_CH)}),
+            "router.hidden.bias": self.grad_hidden_CH,
+            "router.output.weight": grad_logits_CE[:, :, None] * self.hidden_CH[:, None, :],
+            "router.output.bias": grad_logits_CE,
+            **({} if self.by_hand else {HIDDEN: self.layer.gradient(self.grad_hidden_CH)}),
         }
 
     def read(self) -> None:
         """Count in the last gradient for what the routers read."""
-        self.layer.read(self.of_hidden_CH)
+        self.layer.read(self.grad_hidden_CH)
 
     def step(self, epoch: int) -> None:
         if isinstance(self.layer, RankOneLayer):
             lr = self.kernel.method.local_rate(HIDDEN, self.kernel.round, epoch)
-            self.layer.step(self.of_hidden_CH, lr, self.kernel.recipe.weight_decay)
+            self.layer.step(self.grad_hidden_CH, lr, self.kernel.recipe.weight_decay)
 
-    def of_input(self) -> Tensor:
+    def grad_input(self) -> Tensor:
         """The gradient with respect to what the routers read, summed over the epochs: [C, K]."""
-        return self.layer.of_input()
+        return self.layer.grad_input()
 
 
 class PlainLayer:
@@ -269,13 +269,13 @@ class PlainLayer:
     def product(self) -> Tensor:
         return times(self.read_CK, self.weight_CHK.mT)
 
-    def gradient(self, of_product_CH: Tensor) -> Tensor:
-        return of_product_CH[:, :, None] * self.read_CK[:, None]
+    def gradient(self, grad_product_CH: Tensor) -> Tensor:
+        return grad_product_CH[:, :, None] * self.read_CK[:, None]
 
-    def read(self, of_product_CH: Tensor) -> None:
-        self.sum_CK += times(of_product_CH, self.weight_CHK)
+    def read(self, grad_product_CH: Tensor) -> None:
+        self.sum_CK += times(grad_product_CH, self.weight_CHK)
 
-    def of_input(self) -> Tensor:
+    def grad_input(self) -> Tensor:
         return self.sum_CK
 
 
@@ -299,17 +299,17 @@ class RankOneLayer(PlainLayer):
     def product(self) -> Tensor:
         return self.product_CH
 
-    def read(self, of_product_CH: Tensor) -> None:
-        self.direct_CH.add_(of_product_CH, alpha=self.scale)
-        self.along_C1 += (self.moved_CH * of_product_CH).sum(dim=1, keepdim=True)
+    def read(self, grad_product_CH: Tensor) -> None:
+        self.direct_CH.add_(grad_product_CH, alpha=self.scale)
+        self.along_C1 += (self.moved_CH * grad_product_CH).sum(dim=1, keepdim=True)
 
-    def step(self, of_product_CH: Tensor, lr: float, weight_decay: float) -> None:
+    def step(self, grad_product_CH: Tensor, lr: float, weight_decay: float) -> None:
         shrink = 1 - lr * weight_decay
-        self.product_CH = shrink * self.product_CH - lr * self.square_C1 * of_product_CH
-        self.moved_CH = shrink * self.moved_CH + lr * of_product_CH
+        self.product_CH = shrink * self.product_CH - lr * self.square_C1 * grad_product_CH
+        self.moved_CH = shrink * self.moved_CH + lr * grad_product_CH
         self.scale *= shrink
 
-    def of_input(self) -> Tensor:
+    def grad_input(self) -> Tensor:
         return times(self.direct_CH, self.weight_CHK) - self.along_C1 * self.read_CK
 
     def change(self) -> RankOne:

@@ -92,8 +92,8 @@ class Loop(Ranks):
         f = self.federation
         n_items = f.method.n_rows(sent)
         for u in range(users.start, users.stop):
-            told = {n: column_1I[0] for n, column_1I in f.columns(sent, torch.tensor([u], device=f.device)).items()}
-            local = {**sent, **told, **{n: p[u] for n, p in f.private.items()}}
+            columns = {n: column_1I[0] for n, column_1I in f.columns(sent, torch.tensor([u], device=f.device)).items()}
+            local = {**sent, **columns, **{n: p[u] for n, p in f.private.items()}}
             if f.personal is not None:
                 local[PERSONAL] = f.personal.dense(slice(u, u + 1), n_items)[0]
             yield local, f.own_shares(slice(u, u + 1), n_items)[0]
@@ -101,7 +101,7 @@ class Loop(Ranks):
     @torch.no_grad()
     def logits(self, windows: list[Windows]) -> list[Tensor]:
         """Logits [C, T] of each chunk of showings."""
-        f, found = self.federation, []
+        f, every = self.federation, []
         for chunk in windows:
             logits_CT = torch.zeros(chunk.real.shape, dtype=f.recipe.dtype)
             for c, user in enumerate(chunk.users):
@@ -109,5 +109,5 @@ class Loop(Ranks):
                 parameters = {**f.frozen, **f.shared, **{n: p[user] for n, p in f.private.items()}}
                 logits = functional_call(f.model, parameters, (one,)).logits
                 logits_CT[c, : len(logits)] = logits
-            found.append(logits_CT)
-        return found
+            every.append(logits_CT)
+        return every

@@ -25,7 +25,7 @@ class StackedClicks(Backend):
     """Chunks of clients; the chunk's size changes speed and memory, not the result."""
 
     federation: ClickFederation
-    kept: tuple[bytes, list[Windows]] | None = None
+    windows: tuple[bytes, list[Windows]] | None = None
 
     def train(self, samples: ClickSamples, alpha_C: np.ndarray, sent: Parameters, intake: Intake) -> Work:
         f, clients = self.federation, samples.clients
@@ -58,11 +58,11 @@ class StackedClicks(Backend):
 
     def _chunks(self, clients: np.ndarray) -> list[Windows]:
         """The clients' training windows; those of the last round are kept, for they do not change."""
-        known = clients.tobytes()
-        if self.kept is None or self.kept[0] != known:
+        key = clients.tobytes()
+        if self.windows is None or self.windows[0] != key:
             chunks = self.federation.sequences.chunks("train", clients, self.federation.chunk)
-            self.kept = known, [w.to(self.federation.device) for w in chunks]
-        return self.kept[1]
+            self.windows = key, [w.to(self.federation.device) for w in chunks]
+        return self.windows[1]
 
     def _own(self, users: np.ndarray) -> dict[str, Tensor]:
         where = torch.from_numpy(users).to(self.federation.device)
@@ -89,9 +89,9 @@ class StackedClicks(Backend):
         leaves = {**shared, **own}
         # A client of weight zero moves its own part too; so little of it does not move what is shared.
         weight_C = weight_C.clamp(min=1e-12)
-        found = torch.autograd.grad((weight_C * loss_C).sum(), list(leaves.values()), allow_unused=True)
+        of_leaves = torch.autograd.grad((weight_C * loss_C).sum(), list(leaves.values()), allow_unused=True)
         gradients = {
-            n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)
+            n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), of_leaves, strict=True)
         }
         group_CL = None if output.routing is None else output.routing.group_L
         change, private = {}, {}
