@@ -1,5 +1,7 @@
 """L_recon of the papers' Eq. 1: what a prediction costs, pair by pair."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,7 +10,14 @@ from fedlab_mm.registry import register
 
 
 class Loss:
-    """`of(logits, labels)` gives the loss of each pair, same shape; a client minimises its mean."""
+    """`of(logits, labels)` gives the loss of each pair, same shape; a client minimises its mean.
+
+    Class attributes:
+        whole: is it a sum over all items, of which the pairs are only the positives? Then no negatives are drawn, and
+            the rest is told by a Gram matrix (`methods.whole`).
+    """
+
+    whole: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "of" in vars(cls) and "slope" not in vars(cls):  # a parent's slope is not that of another loss
@@ -50,6 +59,20 @@ class WeightedSquares(Loss):
 
     def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (1 + (self.confidence - 1) * labels) * (logits - labels)
+
+
+@register("loss", "implicit")
+class Implicit(Loss):
+    """(1 − s)² of a positive; and α₀ s² of every item of the catalogue, positives among them (Hu, Koren and Volinsky
+    2008, as Rendle et al. 2022 write it). α₀ is the recipe's `unobserved`."""
+
+    whole = True
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return labels * (1 - logits).square()
+
+    def slope(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return -2 * labels * (1 - logits)
 
 
 class Divergence(Loss):

@@ -43,7 +43,8 @@ class RankingFederation(Federation):
         self.method.shared.to(self.device)
         self.method.client.to(self.device)
         self.memory = self.method.memory(data.n_users, self.n_wanted)
-        return self.method.client.backbone.aggregation
+        # A sum over all items has the same weight for every client: the mean of such sums is the objective of all.
+        return "equal" if self.method.loss.whole else self.method.client.backbone.aggregation
 
     def begin(self) -> None:
         recipe, data = self.recipe, self.data
@@ -70,7 +71,8 @@ class RankingFederation(Federation):
     def samples_of(self, clients: np.ndarray, t: int) -> Samples:
         r = self.recipe
         by = None if r.negatives_by == "uniform" else self.data.popularity_I + 1
-        return sample(self.data.train, self.data.n_items, clients, r.negatives, r.seed, t, by)
+        drawn = 0 if self.method.loss.whole else r.negatives
+        return sample(self.data.train, self.data.n_items, clients, drawn, r.seed, t, by)
 
     def broadcast(self) -> dict[str, Tensor]:
         return self.method.broadcast()

@@ -25,11 +25,13 @@ from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer, Optimizer
 from fedlab_mm.methods.parts import PERSONAL, Batch, Client, Memory, Parameters, Part, Shared
+from fedlab_mm.methods.whole import GRAM, gram_of, refuse_what_is_not_linear, solved
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
 from fedlab_mm.settings import Settings
 
+BIAS = "backbone.predictor.bias"
 LARGEST_STEP = 25.0  # of an average client's row, times η; at 88 FCF diverged on short videos, at 50 it did not
 
 
@@ -57,6 +59,7 @@ class Method:
         FedlabError: a signal or operator that is not there, no signal left, modalities of unequal rows.
     """
 
+    stands_still: ClassVar[bool] = False  # do items stand still, or are they a table, while a client trains?
     fuses: ClassVar[bool] = True  # can it score an item that nobody has interacted with?
     routes: ClassVar[bool] = False  # do clients choose among views?
     open_rate: ClassVar[float] = 1.0  # of a backbone's rate, under SGD, for what is shared, where a recipe names none
@@ -70,7 +73,8 @@ class Method:
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         self.recipe, self.n_items = recipe, n_items
-        self.loss: Loss = lookup("loss", recipe.loss or lookup("backbone", recipe.backbone).loss)()
+        closed = "implicit" if recipe.solver == "closed" else None
+        self.loss: Loss = lookup("loss", recipe.loss or closed or lookup("backbone", recipe.backbone).loss)()
         self.signals = signals_of(list(features), recipe.without)
         self.features = {m: f for m, f in features.items() if m in self.signals}
         self.shown: list[str] = []
@@ -160,6 +164,12 @@ class Method:
         if item_table is not None:
             self.parts["item_table"] = Part(True, True, "value")
         self.private = [n for n, _ in self.client.named_parameters() if n not in self.parts]
+        if self.loss.whole:
+            refuse_what_is_not_linear(r, backbone, self.stands_still)
+            self.parts[GRAM] = Part(by_item=False, moves=False, upload="gradient")
+            if item_table is not None:
+                self.parts["item_table"] = Part(by_item=True, moves=False, upload="gradient")
+            nn.init.zeros_(self.client.get_parameter(BIAS))  # it stays so: a bias would be seen by every item
 
     def sent_by_backbone(self) -> dict[str, Tensor]:
         """The parts that come with the backbone: its shared layers and its item table."""
@@ -194,6 +204,8 @@ class Method:
         """L_u: the mean of L_recon over the client's samples, and what its backbone adds to it."""
         items_NW, common_NW = self.represent(local, batch.own_N)
         logits_N = self.score(items_NW, local)
+        if self.loss.whole:
+            return self._over_all_items(logits_N, local, batch)
         loss = torch.dot(batch.share_N, self.loss.of(logits_N, batch.label_N))
         if self.second_loss is not None and "guidance" in local:
             of_target_N = self.second_loss.of(logits_N, local["target"])
@@ -201,6 +213,45 @@ class Method:
         if PERSONAL in local:
             loss = loss + self.client.backbone.penalty(common_NW, local[PERSONAL], batch.share_N, self.recipe, round)
         return loss
+
+    def _over_all_items(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
+        """L_u over the whole catalogue (`methods.whole`)."""
+        r, label_N, gram_KK = self.recipe, batch.label_N, local[GRAM]
+        theta_D, rows_NK = local["backbone.predictor.weight"][0], self._rows(local)
+        q_K = theta_D
+        if self.routes:
+            weights_E = self.weights(self.views(local), local, batch.own_N)
+            q_K = (weights_E[:, None] * theta_D).flatten()
+        seen = label_N.sum() + r.unobserved * self.n_items
+        sizes = (label_N * rows_NK.square().sum(dim=1)).sum() + r.unobserved * gram_KK.diagonal().sum()
+        of_items = self.loss.of(logits_N, label_N).sum() + r.unobserved * (q_K @ gram_KK @ q_K)
+        return of_items + r.reg * (seen * theta_D.square().sum() + sizes)
+
+    def _rows(self, local: Parameters) -> Tensor:
+        """The item rows that `local` holds, as they were sent: [N, K]; leading axes are carried along."""
+        return local["views"].flatten(-2) if "views" in local else local["item_table"]
+
+    def with_gram(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is sent, and under a loss over all items its Gram matrix."""
+        return {**sent, GRAM: gram_of(self._rows(sent))} if self.loss.whole else sent
+
+    @torch.no_grad()
+    def solve(self, local: Parameters, batch: Batch, stacked: bool) -> Tensor:
+        """θ_u, exactly, for the items as the client's router mixes them: [D]; for each client of a stack."""
+        r, rows_NK, gram_KK = self.recipe, self._rows(local), local[GRAM]
+        if self.routes:
+
+            def weights(local: Parameters, own_N: Tensor) -> Tensor:
+                return self.weights(self.views(local), local, own_N)
+
+            weights_E = (torch.func.vmap(weights) if stacked else weights)(dict(local), batch.own_N)
+            views_NED = rows_NK.unflatten(-1, (weights_E.shape[-1], -1))
+            rows_NK = (weights_E[..., None, :, None] * views_NED).sum(dim=-2)
+            n_views, gram = weights_E.shape[-1], gram_KK.unflatten(-1, (weights_E.shape[-1], -1))
+            gram_EDED = gram.unflatten(-3, (n_views, -1))
+            gram_KK = torch.einsum("...e,...edfg,...f->...dg", weights_E, gram_EDED, weights_E)
+        ridge = r.reg * (batch.label_N.sum(dim=-1) + r.unobserved * self.n_items)
+        return solved(rows_NK, batch.label_N, gram_KK, r.unobserved, ridge)
 
     def guide(self, logits_N: Tensor, local: Parameters, batch: Batch, round: int) -> dict[str, Tensor]:
         """Under a method with a second loss, what a client aims at in this round: "target" [N] and its weight,
@@ -231,6 +282,8 @@ class Method:
         local = {**private, **sent, **copies}
         if self.second_loss is not None:
             local |= self._guided(local, batch, round, stacked)
+        if self.recipe.solver == "closed":
+            return self._solved_update(private, local, sums, batch, round, stacked)
         optimizer = self.local_optimizer({**private, **copies}, round)
         losses = []
         for _ in range(self.recipe.local_epochs):
@@ -243,6 +296,31 @@ class Method:
         n_phases = len(losses) // self.recipe.local_epochs
         return torch.stack(losses[::n_phases]).mean(dim=0), {**copies, **{f"∇{n}": g for n, g in sums.items()}}
 
+    def _solved_update(
+        self,
+        private: dict[str, Tensor],
+        local: Parameters,
+        sums: dict[str, Tensor],
+        batch: Batch,
+        round: int,
+        stacked: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The update of a client that solves for θ: in turns with steps of its router, where it has one; then the
+        gradients of what it was sent, at what it has become."""
+        theta = private["backbone.predictor.weight"]
+        router = {n: p for n, p in private.items() if n.startswith("router.")}
+        optimizer = self.local_optimizer(router, round)
+        losses = []
+        for _ in range(self.recipe.local_epochs if router else 1):
+            theta[..., 0, :] = self.solve(local, batch, stacked)
+            if router:
+                loss, gradients = self.gradients(local, list(router), batch, round, stacked)
+                optimizer.step(gradients)
+                losses.append(loss)
+        theta[..., 0, :] = self.solve(local, batch, stacked)
+        loss, gradients = self.gradients(local, list(sums), batch, round, stacked)
+        return (torch.stack(losses).mean(dim=0) if losses else loss), {f"∇{n}": gradients[n] for n in sums}
+
     @torch.no_grad()
     def _guided(self, local: Parameters, batch: Batch, round: int, stacked: bool) -> dict[str, Tensor]:
         logits = torch.func.vmap(self.logits)(dict(local), batch.own_N) if stacked else self.logits(local, batch.own_N)
@@ -251,7 +329,8 @@ class Method:
     def phases(self) -> list[list[str]]:
         """What is stepped at once: everything, or what is private and then, from new gradients, what is shared."""
         shared = [n for n, part in self.parts.items() if part.moves or part.upload]
-        return [self.private, shared] if self.client.backbone.alternates else [self.private + shared]
+        private = [n for n in self.private if not (self.loss.whole and n == BIAS)]
+        return [private, shared] if self.client.backbone.alternates else [private + shared]
 
     def gradients(
         self, local: Parameters, names: list[str], batch: Batch, round: int, stacked: bool

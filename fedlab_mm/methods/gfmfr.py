@@ -85,6 +85,7 @@ class GFMFR(NoFusion):
         fit_epochs: int = setting(50, at_least(1))
 
     second_loss = Divergence()
+    stands_still = False
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)

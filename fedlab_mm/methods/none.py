@@ -19,6 +19,7 @@ class NoFusion(Method):
     """
 
     fuses = False
+    stands_still = True
 
     def __init__(self, recipe: Recipe, n_items: int, features: Parameters):
         super().__init__(recipe, n_items, features)
@@ -29,7 +30,7 @@ class NoFusion(Method):
         self.build(recipe.dim, None, None)
 
     def broadcast(self) -> dict[str, Tensor]:
-        return self.sent_by_backbone()
+        return self.with_gram(self.sent_by_backbone())
 
     def represent(self, local: Parameters, own_N: Tensor) -> tuple[Tensor, Tensor]:
         common_NW = local["item_table"]

@@ -70,6 +70,7 @@ class ServerSide(Method):
 
     """
 
+    stands_still = True
     fusion: "ServerFusion"
 
     @property
@@ -82,7 +83,8 @@ class ServerSide(Method):
         self.parts["views"] = Part(by_item=True, moves=False, upload="gradient")
 
     def broadcast(self) -> dict[str, Tensor]:
-        return {**self.sent_by_backbone(), "views": self.fusion().transpose(0, 1).contiguous()}
+        views = self.fusion().transpose(0, 1).contiguous()
+        return self.with_gram({**self.sent_by_backbone(), "views": views})
 
     def views(self, local: Parameters) -> Tensor:
         return local["views"].transpose(0, 1)

@@ -12,7 +12,7 @@ from fedlab_mm.evaluation import evaluate_blocks
 from fedlab_mm.federation.ranking import RankingFederation
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
-from fedlab_mm.settings import POSITIVE_OR_NONE, Settings, at_least, member_of, one_of, setting
+from fedlab_mm.settings import NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NONE, Settings, at_least, member_of, one_of, setting
 from fedlab_mm.tasks.base import Judged, Task, paired_means, rival_of
 
 
@@ -71,7 +71,11 @@ class Ranking(Task):
             operators: the fusion operators g_j that a router chooses among, in order. "solo:image" is the view that is
                 one signal alone, "solo" stands for one of each.
             without: signals left out of fusion: "id", or a modality.
-            loss: L_recon; None for the backbone's own.
+            loss: L_recon; None for the backbone's own, or where clients solve "implicit", a square over all items.
+            solver: how a client trains its predictor: by "steps" of the optimizer, or "closed": it solves for it
+                exactly, which takes the loss "implicit", a score that is linear in the item, and no negatives.
+            unobserved: α₀ of that loss, the weight of an item that a client does not hold beside 1 of one that it does.
+            reg: λ of that loss, of predictors and of item rows, scaled by how much each is seen.
             negatives: negatives drawn per positive, anew each round.
             negatives_by: "uniform", or "popularity", an item's training interactions plus one, which every client must
                 then be told.
@@ -97,6 +101,9 @@ class Ranking(Task):
         operators: tuple[str, ...] = setting(("sum", "mlp", "gate"))
         without: tuple[str, ...] = setting(())
         loss: str | None = setting(None, member_of("loss"))
+        solver: str = setting("steps", one_of("steps", "closed"))
+        unobserved: float = setting(0.03, POSITIVE)
+        reg: float = setting(0.06, NOT_NEGATIVE)
         negatives: int = setting(4, at_least(1))
         negatives_by: str = setting("uniform", one_of("uniform", "popularity"))
         id_lr_scale: float | None = setting(None, POSITIVE_OR_NONE)
@@ -111,6 +118,10 @@ class Ranking(Task):
             for operator in self.operators:
                 if operator.partition(":")[0] != "solo":
                     lookup("operator", operator)
+            if self.unobserved > 1:
+                raise FedlabError(f"unobserved={self.unobserved}: lies in (0, 1], the weight of an item that is held")
+            if self.solver == "closed" and self.loss not in (None, "implicit"):
+                raise FedlabError(f"solver='closed' solves loss='implicit', and loss is '{self.loss}'")
             if not self.operators:
                 raise FedlabError("operators is empty: name at least one, e.g. operators=('sum',)")
             if len(set(self.operators)) < len(self.operators):

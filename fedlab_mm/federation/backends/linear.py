@@ -44,6 +44,7 @@ class LinearScores(Kernel):
         backbone = method.client.backbone
         return (
             scores_linearly(method)
+            and not method.loss.whole
             and isinstance(method, (ServerSide, NoFusion))
             and not (backbone.keeps_items and backbone.personal_table)
         )

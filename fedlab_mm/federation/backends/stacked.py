@@ -17,6 +17,7 @@ from fedlab_mm.federation.backends.gram import Gram
 from fedlab_mm.federation.backends.kernels import Kernel, Vmapped
 from fedlab_mm.federation.backends.linear import BIAS, HIDDEN, WEIGHT, LinearScores, outer, scores_linearly
 from fedlab_mm.federation.backends.loop import Ranks
+from fedlab_mm.federation.backends.solved import Solved
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.federation.client import Work
 from fedlab_mm.federation.state import RankOne
@@ -97,7 +98,8 @@ class Stacked(Ranks):
         """Are scores linear in item rows that are the same to all clients, but for a personal row?"""
         method = self.federation.method
         of_fedmr = isinstance(method, FedMR) and self.federation.personal is None
-        return LinearScores.fits(method) or (of_fedmr and scores_linearly(method))
+        still = method.stands_still and self.federation.personal is None
+        return LinearScores.fits(method) or ((of_fedmr or still) and scores_linearly(method))
 
     def prepared(self, sent: Parameters) -> Parameters:
         method = self.federation.method
@@ -168,7 +170,7 @@ class Stacked(Ranks):
 def kernels_of(method: Method) -> list[type[Kernel]]:
     """The kernels that train a method's clients: those with gradients by hand that fit, each up to its `most_rows`, and
     the general one."""
-    return [kind for kind in (LinearScores, Gram) if kind.fits(method)] + [Vmapped]
+    return [kind for kind in (Solved, LinearScores, Gram) if kind.fits(method)] + [Vmapped]
 
 
 def _put(into: dict[str, Tensor | RankOne], name: str, new: Tensor | RankOne, where: Tensor, n_clients: int) -> None:
