@@ -96,6 +96,7 @@ def _compare(options: argparse.Namespace) -> int:
             options.baselines,
             label=lambda r: r.label if grids else None,
             cache=cache,
+            controls=options.controls,
         )
     except Interrupted as stopped:
         if csv is None or stopped.table is None:
@@ -190,6 +191,12 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         nargs="*",
         help="simple rivals beside; one that takes a number: ease:200 "
         f"[{'; for clicks '.join(', '.join(lookup('task', name).rivals) for name in ('ranking', 'clicks'))}]",
+    )
+    compare.add_argument(
+        "--controls",
+        nargs="*",
+        default=[],
+        help="beside each method that fuses: shuffled or noise for features, none for no content",
     )
     compare.add_argument("--csv", help="file to write the table to")
     compare.add_argument("--folder", help="keep the searches here, to go on with them later")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedlab_mm.data.controls import controlled
 from fedlab_mm.errors import AllDivergedError, DivergedError, FedlabError
 from fedlab_mm.experiments.inputs import check_task, data_of
 from fedlab_mm.experiments.train import train
@@ -15,7 +16,7 @@ from fedlab_mm.federation.pace import pace
 from fedlab_mm.interrupts import Interrupted
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import ClickLog, Dataset
-from fedlab_mm.registry import lookup
+from fedlab_mm.registry import lookup, names
 from fedlab_mm.tasks import Judged, Task, task_of
 
 
@@ -27,6 +28,7 @@ def compare(
     progress: bool = True,
     label: Callable[[Recipe], str | None] = lambda recipe: None,
     cache: str | Path | None = None,
+    controls: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Train each recipe with each seed, beside simple baselines, on the same test targets: of a ranking HR and NDCG, of
     clicks AUC, LogLoss and GAUC (NaN where no user has several test showings).
@@ -38,6 +40,9 @@ def compare(
             out, popularity, itemknn and ease; for clicks rate, user rate, logistic and trees.
         label: a recipe's name in the table, where the one made of what differs between recipes is too long.
         cache: a folder that keeps finished runs, as for `train`.
+        controls: what to set beside each recipe that fuses, as further rows "…, shuffled": "shuffled" (features
+            shuffled among items, anew for each seed), "noise" (Gaussian numbers of the same spread), "none" (no
+            content). A gain is content's where it holds against "shuffled" (`paired`).
 
     Returns:
         A row per baseline and per recipe (in whose name every field that differs between recipes is named); columns
@@ -62,6 +67,8 @@ def compare(
         raise FedlabError("compare needs recipes of one dataset, with one k and one rule for ties")
     baselines = task.rivals if baselines is None else baselines
     labels = [label(recipe) or name for name, recipe in zip(_labels(recipes), recipes, strict=True)]
+    plan = _with_controls(labels, recipes, controls)
+    labels = [row for row, _, _ in plan]
     for row in labels:
         if [*baselines, *labels].count(row) > 1:
             raise FedlabError(f"compare: two rows would be named '{row}'; give each recipe a label of its own")
@@ -75,12 +82,13 @@ def compare(
 
     for name in baselines:
         take(name, 0, task.judge_rival(name, world, recipes[0]))
-    for row, recipe in zip(labels, recipes, strict=True):
+    for row, recipe, control in plan:
         best = []
         rows[row] = []
         for seed in seeds:
+            own = controlled(world, control, seed) if control else world
             try:
-                run = train(recipe.but(seed=seed), world, f"{row}, seed {seed}" if progress else False, cache=cache)
+                run = train(recipe.but(seed=seed), own, f"{row}, seed {seed}" if progress else False, cache=cache)
             except DivergedError as error:
                 warnings.warn(f"'{row}', seed {seed}: {error}", stacklevel=2)
                 continue
@@ -96,6 +104,26 @@ def compare(
     if not users:
         raise AllDivergedError("compare: every run diverged; lower the learning rates (lr, shared_lr)")
     return _compared(world.task, rows, users, valid)
+
+
+def _with_controls(
+    labels: Sequence[str], recipes: Sequence[Recipe], controls: Sequence[str]
+) -> list[tuple[str, Recipe, str]]:
+    """(row, recipe, control of the data) of each row, controls behind the recipe that they are of."""
+    for control in controls:
+        if control != "none":
+            lookup("control", control)
+    plan: list[tuple[str, Recipe, str]] = []
+    for row, recipe in zip(labels, recipes, strict=True):
+        plan.append((row, recipe, ""))
+        if recipe.method not in names("method") or recipe.method == "none":
+            continue
+        for control in controls:
+            if control != "none":
+                plan.append((f"{row}, {control}", recipe, control))
+            elif recipe.but(method="none") not in [*recipes, *(r for _, r, _ in plan)]:
+                plan.append((f"{row}, none", recipe.but(method="none"), ""))
+    return plan
 
 
 def _compared(
