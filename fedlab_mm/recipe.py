@@ -17,7 +17,6 @@ from fedlab_mm.provenance import code_behind, is_foreign
 from fedlab_mm.registry import foreign_members, lookup, lookup_in, names
 from fedlab_mm.settings import (
     NOT_NEGATIVE,
-    POSITIVE,
     POSITIVE_OR_NONE,
     Settings,
     at_least,
@@ -64,7 +63,8 @@ class Recipe(Settings):
             "sgd", the plain mean.
         weight_decay: L2 penalty added to the gradients, of clients and server alike.
         aggregation: how uploads are mixed; None for the backbone's own.
-        init_scale: standard deviation of the initial item tables.
+        init_scale: standard deviation of the initial item tables; 0 beside content: an item's ID then says nothing
+            until somebody has met it.
         evaluate_every: rounds between two validations.
         seed: of initial values, client sampling and negatives.
         precision: "float32" or "float64".
@@ -88,7 +88,7 @@ class Recipe(Settings):
     server_optimizer: str | None = setting(None, member_of("optimizer"))
     weight_decay: float = setting(0.0, NOT_NEGATIVE)
     aggregation: str | None = setting(None, member_of("aggregation"))
-    init_scale: float = setting(0.1, POSITIVE)
+    init_scale: float = setting(0.1, NOT_NEGATIVE)
     evaluate_every: int = setting(1, at_least(1))
     seed: int = setting(0, NOT_NEGATIVE)
     precision: str = setting("float32", one_of("float32", "float64"))

@@ -143,7 +143,7 @@ def available() -> dict[str, list[str]]:
     """Every family's registered names (but those of figures, which are many and slow to import).
 
     >>> available()["method"]
-    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'vbpr']
+    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'prior', 'vbpr']
     """
     first = ["dataset", "encoder", "operator", "backbone", "method", "loss", "aggregation", "engine", "task"]
     _import_own("method")

@@ -7,7 +7,8 @@ import fedlab_mm as fl
 from fedlab_mm.registry import lookup, names
 from tests.conftest import engine_of
 
-FUSING = [m for m in names("method") if lookup("method", m).fuses]
+# Under `prior` an item's features move its row and do not stand beside it; `test_prior.py` asks what a new one gets.
+FUSING = [m for m in names("method") if lookup("method", m).fuses and m != "prior"]
 
 
 @pytest.fixture(scope="module")

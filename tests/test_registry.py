@@ -30,7 +30,7 @@ def test_every_family_has_members():
         ({"id_lr_scale": 0.0}, "id_lr_scale=0.0: must be a positive number, or None"),
         ({"seed": -1}, "seed=-1"),
         ({"negatives_by": "rank"}, "unknown negatives_by 'rank': there are: uniform, popularity"),
-        ({"loss": "hinge"}, "unknown loss 'hinge': there are: bce, squares"),
+        ({"loss": "hinge"}, "unknown loss 'hinge': there are: bce, implicit, squares"),
         ({"patience": 0}, "patience=0: must be at least 1"),
         ({"backbone": "fedrap", "alpha": -0.1}, "alpha=-0.1: must not be negative"),
         ({"server_optimizer": "lion"}, "server_optimizer: unknown optimizer 'lion'"),

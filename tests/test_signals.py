@@ -24,6 +24,8 @@ def with_audio(world):
 @pytest.mark.parametrize("method", FUSING)
 @pytest.mark.parametrize("without", [(), ("id",), ("image",), ("text", "audio")])
 def test_any_modalities_and_any_left_out(with_audio, recipe, method, without):
+    if method == "prior" and "id" in without:
+        pytest.skip("what prior draws towards features are the IDs")
     operators = ("sum", "mlp", "gate", "attention", "solo")
     r = but(recipe, method=method, without=without, operators=operators, precision="float64", chunk=4, dataset="tiny")
     engines = [engine_of(e, r.but(engine=e), with_audio) for e in ("loop", "stacked")]

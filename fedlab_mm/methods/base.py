@@ -157,6 +157,8 @@ class Method:
             return r.init_scale * torch.randn(self.n_items, width)
 
         item_table = table(backbone.item_width) if fusion is None or backbone.own_table else None
+        if not r.init_scale and (item_table is not None or list(self.signals) == ["id"]):
+            raise FedlabError(f"init_scale=0: '{r.label}' would begin with items that are all alike; it needs content")
         personal = table(personal_width or backbone.item_width) if backbone.personal_table else None
         self.client = Client(backbone, router, personal)
         self.shared = Shared(backbone, fusion, item_table)

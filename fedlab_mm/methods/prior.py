@@ -1,8 +1,8 @@
 """Content that informs and does not replace: an item's ID row is drawn towards what its features say of it.
 
 Its relatives: collaborative topic regression (Wang and Blei, KDD 2011), where an item's factor is normal about its
-topics; and federated multi-view factorisation (Flanagan et al. 2020), where factors of items and of their features share
-what users are.
+topics; and federated multi-view factorisation (Flanagan et al. 2020), where factors of items and of their features
+share what users are.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class ContentPrior(NoFusion):
         self.inputs = self.shared.inputs = Inputs(self.features, 1.0)
         width = sum(f.shape[1] for f in self.features.values())
         # f depends on D by one matrix for good, (XᵀX + ridge·I·1)⁻¹ Xᵀ, so it is made once.
-        self.shared.register_buffer("map_dI", torch.zeros(width, n_items))
+        self.shared.register_buffer("map_dI", torch.zeros(width, n_items, dtype=torch.float64), persistent=False)
         if not self.shared.get_buffer("map_dI").is_meta:
             x_Id = self._side_by_side(self.inputs()).double()
             normal_dd = x_Id.T @ x_Id + recipe.ridge * n_items * torch.eye(width, dtype=torch.float64)
