@@ -4,6 +4,7 @@ What every run has is here. What only some read is declared beside the class tha
 method's `Params`. A recipe holds those of its own parts, and finds a setting among them by its name.
 """
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -212,7 +213,9 @@ class Recipe(Settings):
         """What is wrong with a setting that no part of this recipe has."""
         readers = _readers().get(name, [])
         if not readers:
-            return f"a Recipe has no {name}: see help(fedlab_mm.Recipe)"
+            near = difflib.get_close_matches(name, _readers(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ": see help(fedlab_mm.Recipe)"
+            return f"a Recipe has no {name}{hint}"
         told = name if value is None else f"{name}={value!r}"
         return f"{told}: '{self.label}' does not read it; it is a setting of {', '.join(readers)}"
 

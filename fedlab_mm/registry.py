@@ -142,8 +142,8 @@ def import_members(package: str, path: Sequence[str]) -> None:
 def available() -> dict[str, list[str]]:
     """Every family's registered names (but those of figures, which are many and slow to import).
 
-    >>> available()["method"]
-    ['fedmr', 'fedvlr', 'gfmfr', 'mlp', 'none', 'prior', 'vbpr']
+    >>> available()["aggregation"]
+    ['equal', 'weighted']
     """
     first = ["dataset", "encoder", "operator", "backbone", "method", "loss", "aggregation", "engine", "task"]
     _import_own("method")

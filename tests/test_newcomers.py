@@ -202,3 +202,32 @@ def test_another_package_brings_members(tmp_path, brought, monkeypatch):
     monkeypatch.setattr(registry, "_imported", registry._imported - {registry.GUESTS})
     with pytest.warns(UserWarning, match="guest_that_is_not_there would bring are not there"):
         assert "root" in names("aggregation")
+
+
+def test_a_memory_and_noise_on_the_sum_are_refused(brought, world, recipe):
+    """The server reads single uploads, so no noise on their sum protects them."""
+    brought("method")
+    private = recipe.but(method="clustered", clip=0.1, noise_multiplier=1.0, aggregation="equal")
+    with pytest.raises(fl.FedlabError, match="method 'clustered' reads single uploads, which ServerNoise on their sum"):
+        fl.train(private, world, progress=False)
+    with pytest.raises(fl.FedlabError, match="secure=True: method 'clustered' reads single uploads"):
+        fl.attack("items", recipe.but(method="clustered"), world, rounds=1, secure=True, progress=False)
+
+
+def test_a_method_that_trains_its_clients_otherwise_is_trained_otherwise(brought, world, recipe):
+    """No kernel with gradients by hand takes the place of what a subclass overrides."""
+    from fedlab_mm.federation.backends.kernels import Vmapped
+    from fedlab_mm.federation.backends.stacked import kernels_of
+    from fedlab_mm.methods.none import NoFusion
+    from fedlab_mm.registry import register
+
+    brought("aggregation")
+
+    @register("method", "half hearted")
+    class HalfHearted(NoFusion):
+        def client_update(self, private, sent, batch, round, stacked=False):
+            loss, values = super().client_update(private, sent, batch, round, stacked)
+            return loss, {n: (v + sent[n]) / 2 if n in sent else v for n, v in values.items()}
+
+    federation = in_both(recipe.but(method="half hearted"), world)
+    assert kernels_of(federation.method) == [Vmapped]

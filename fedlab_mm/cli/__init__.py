@@ -58,8 +58,9 @@ def _files_to_use(arguments: Sequence[str]) -> list[Path]:
     return early.parse_known_args(arguments)[0].use
 
 
-def use(path: Path) -> None:
+def use(path: Path | str) -> None:
     """Run a Python file of the user's own, so that what it registers is known."""
+    path = Path(path)
     name = f"used by fedlab-mm: {path.stem}"  # hides no other module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from fedlab_mm.attacks import Ledger, Scene
 from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.experiments.inputs import data_of
+from fedlab_mm.methods.parts import Memory
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import Dataset
 from fedlab_mm.registry import lookup
@@ -58,6 +59,11 @@ def attack(
 
         def watch(world: Dataset, seed: int) -> Ledger:
             federation = federation_of(recipe.but(engine="loop", seed=seed), world)
+            reads = type(federation.memory).take is not Memory.take
+            if secure and reads and not federation.method.shown:
+                raise FedlabError(
+                    f"secure=True: method '{recipe.method}' reads single uploads, which a sum does not give"
+                )
             ledger = Ledger.of(federation.method, world.n_users, secure)
             federation.channel.watch(ledger.take)
             for _ in range(rounds):

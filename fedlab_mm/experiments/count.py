@@ -53,7 +53,7 @@ def count_parameters(
     private = {n: p.numel() for n, p in method.client.named_parameters() if n in method.private}
     server = sum(p.numel() for p in method.shared.parameters())
     parts = method.parts
-    held = {n: n_items if parts[n].by_group else v.numel() for n, v in sent.items()}
+    held = {n: v.numel() // (v.shape[-1] if parts[n].by_group else 1) for n, v in sent.items()}
     once = sum(held[n] for n, part in parts.items() if not (part.moves or part.upload or part.by_group))
     of_users = embeddings_of_users(method)
     every_user = (n_users - 1) * sum(private[n] for n in of_users)

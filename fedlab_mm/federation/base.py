@@ -46,6 +46,7 @@ class Federation(ABC):
         self.aggregation: Aggregation = lookup("aggregation", recipe.aggregation or rule)()
         self.channel = Channel.of(recipe, self.task, recipe.aggregation or rule)
         if type(self.memory).take is not Memory.take:
+            self.channel.refuse_a_memory(recipe)
             self.channel.observers.append(self.memory.take)
         self.backend = lookup(self.engines, recipe.engine)(self)
         self.round = 0

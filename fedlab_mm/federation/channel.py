@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_mm.errors import FedlabError
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.records import Upload
 from fedlab_mm.registry import lookup, names
@@ -170,6 +171,18 @@ class Channel:
                 look(upload, uploads.sent)
 
         self.observers.append(observe)
+
+    def refuse_a_memory(self, recipe: Recipe) -> None:
+        """
+        Raises:
+            FedlabError: a stage protects by what it does to the sum, and the method reads single uploads.
+        """
+        for stage in self.stages:
+            if type(stage).at_server is not Stage.at_server:
+                raise FedlabError(
+                    f"method '{recipe.method}' reads single uploads, which {type(stage).__name__} on their sum does "
+                    "not cover: use noise, or another method"
+                )
 
     @property
     def transparent(self) -> bool:

@@ -205,12 +205,12 @@ class RankingFederation(Federation):
         return [slice(start, min(start + size, self.data.n_users)) for start in range(0, self.data.n_users, size)]
 
     def columns(self, sent: Parameters, users: Tensor) -> dict[str, Tensor]:
-        """Of parts by group, which column each of some users is sent: name -> [C, I]."""
+        """Of parts by group, what each of some users is sent of its group: name -> [C, I, …]."""
         by_group = [n for n, part in self.method.parts.items() if part.by_group]
         if not by_group:
             return {}
         column_C = self.memory.columns(users)
-        return {name: sent[name].index_select(1, column_C).T for name in by_group}
+        return {name: sent[name].index_select(-1, column_C).movedim(-1, 0) for name in by_group}
 
     def own_shares(self, users: slice, n_items: int) -> Tensor:
         """1 / n_u at the users' training items, [C, I]."""

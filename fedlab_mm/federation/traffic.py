@@ -37,7 +37,7 @@ def traffic(method: Method, sent: Mapping[str, Tensor]) -> Traffic:
             per_row += numbers // method.n_items
         elif part.upload:
             whole += numbers
-        if part.by_group:
-            download += 4 * method.n_items
+        if part.by_group:  # its group's column
+            download += 4 * numbers // sent[name].shape[-1]
     whole += sum(method.client.get_parameter(n).numel() for n in method.shown)
     return Traffic(download, per_row, whole)

@@ -11,7 +11,7 @@ One round, whatever the method and the backbone:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -23,19 +23,18 @@ from fedlab_mm.data.tables import flaw
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
-from fedlab_mm.methods.optimizers import LocalOptimizer, Optimizer
 from fedlab_mm.methods.parts import PERSONAL, Batch, Client, Memory, Parameters, Part, Shared
-from fedlab_mm.methods.whole import GRAM, gram_of, refuse_what_is_not_linear, solved
+from fedlab_mm.methods.rates import Rates
+from fedlab_mm.methods.whole import GRAM, OverAllItems, refuse_what_is_not_linear
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
 from fedlab_mm.settings import Settings
 
 BIAS = "backbone.predictor.bias"
-LARGEST_STEP = 25.0  # of an average client's row, times η; at 88 FCF diverged on short videos, at 50 it did not
 
 
-class Method:
+class Method(OverAllItems, Rates):
     """A placement of fusion. A subclass registers as "method".
 
     Attributes:
@@ -46,6 +45,7 @@ class Method:
         n_samples: the mean number of a client's samples, if known: an engine says it.
         shown: names of the private parameters that the server is shown (GFMFR groups by them). They stay private in
             that nobody else gets them, and nothing is averaged into them.
+        untrained: names of private parameters that no optimizer steps.
         second_loss: what a client minimises beside L_recon, towards a target for each row, which `guide` names; None
             where there is nothing.
         Params: the class of its own settings; a recipe of it has them.
@@ -78,6 +78,7 @@ class Method:
         self.signals = signals_of(list(features), recipe.without)
         self.features = {m: f for m, f in features.items() if m in self.signals}
         self.shown: list[str] = []
+        self.untrained: set[str] = set()
 
     # What a subclass gives.
 
@@ -108,37 +109,12 @@ class Method:
         """The parts by item for items outside the catalogue, from their features alone (scaled as the catalogue's)."""
         raise NotImplementedError
 
-    def id_lr_scale(self, name: str) -> float:
-        """What multiplies shared_lr under SGD for a table with a row for each item, unless the recipe says.
-
-        In the mean over clients a row sees about one sample in n_items, so its rate grows with them. But on a client it
-        sees one in `n_samples`, be the catalogue as large as it may, so there the scale stops growing. A personal table
-        is in no mean, and what it learns by heart the common table no longer learns: its rows move at a tenth of the
-        rate. Where a rate is named they keep the common table's scale, for such runs were measured with it. And D moves
-        through a map that moves with it.
-        """
-        if name == PERSONAL and self.rates_are_open:
-            return 0.1
-        if name == "id_embedding":
-            return max(30.0, self.n_items / 20)
-        return min(float(self.n_items), LARGEST_STEP * self.n_samples)
-
     @property
     def view_names(self) -> list[str]:
         """The names of the views that are mixed; none where nothing is fused."""
         return []
 
     # What all methods share.
-
-    @property
-    def steps_are_plain(self) -> bool:
-        """Is a client's step −η · gradient and nothing else?"""
-        return lookup("optimizer", self.recipe.optimizer).plain
-
-    @property
-    def rates_are_open(self) -> bool:
-        """Does the recipe name neither lr nor shared_lr?"""
-        return self.recipe.lr is None and self.recipe.shared_lr is None
 
     def build(
         self, width: int, fusion: nn.Module | None, router: Router | None, personal_width: int | None = None
@@ -171,7 +147,8 @@ class Method:
             self.parts[GRAM] = Part(by_item=False, moves=False, upload="gradient")
             if item_table is not None:
                 self.parts["item_table"] = Part(by_item=True, moves=False, upload="gradient")
-            nn.init.zeros_(self.client.get_parameter(BIAS))  # it stays so: a bias would be seen by every item
+            nn.init.zeros_(self.client.get_parameter(BIAS))
+            self.untrained.add(BIAS)  # it would be seen by every item
 
     def sent_by_backbone(self) -> dict[str, Tensor]:
         """The parts that come with the backbone: its shared layers and its item table."""
@@ -207,7 +184,7 @@ class Method:
         items_NW, common_NW = self.represent(local, batch.own_N)
         logits_N = self.score(items_NW, local)
         if self.loss.whole:
-            return self._over_all_items(logits_N, local, batch)
+            return self.over_all_items(logits_N, local, batch)
         loss = torch.dot(batch.share_N, self.loss.of(logits_N, batch.label_N))
         if self.second_loss is not None and "guidance" in local:
             of_target_N = self.second_loss.of(logits_N, local["target"])
@@ -215,45 +192,6 @@ class Method:
         if PERSONAL in local:
             loss = loss + self.client.backbone.penalty(common_NW, local[PERSONAL], batch.share_N, self.recipe, round)
         return loss
-
-    def _over_all_items(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
-        """L_u over the whole catalogue (`methods.whole`)."""
-        r, label_N, gram_KK = self.recipe, batch.label_N, local[GRAM]
-        theta_D, rows_NK = local["backbone.predictor.weight"][0], self._rows(local)
-        q_K = theta_D
-        if self.routes:
-            weights_E = self.weights(self.views(local), local, batch.own_N)
-            q_K = (weights_E[:, None] * theta_D).flatten()
-        seen = label_N.sum() + r.unobserved * self.n_items
-        sizes = (label_N * rows_NK.square().sum(dim=1)).sum() + r.unobserved * gram_KK.diagonal().sum()
-        of_items = self.loss.of(logits_N, label_N).sum() + r.unobserved * (q_K @ gram_KK @ q_K)
-        return of_items + r.reg * (seen * theta_D.square().sum() + sizes)
-
-    def _rows(self, local: Parameters) -> Tensor:
-        """The item rows that `local` holds, as they were sent: [N, K]; leading axes are carried along."""
-        return local["views"].flatten(-2) if "views" in local else local["item_table"]
-
-    def with_gram(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is sent, and under a loss over all items its Gram matrix."""
-        return {**sent, GRAM: gram_of(self._rows(sent))} if self.loss.whole else sent
-
-    @torch.no_grad()
-    def solve(self, local: Parameters, batch: Batch, stacked: bool) -> Tensor:
-        """θ_u, exactly, for the items as the client's router mixes them: [D]; for each client of a stack."""
-        r, rows_NK, gram_KK = self.recipe, self._rows(local), local[GRAM]
-        if self.routes:
-
-            def weights(local: Parameters, own_N: Tensor) -> Tensor:
-                return self.weights(self.views(local), local, own_N)
-
-            weights_E = (torch.func.vmap(weights) if stacked else weights)(dict(local), batch.own_N)
-            views_NED = rows_NK.unflatten(-1, (weights_E.shape[-1], -1))
-            rows_NK = (weights_E[..., None, :, None] * views_NED).sum(dim=-2)
-            n_views, gram = weights_E.shape[-1], gram_KK.unflatten(-1, (weights_E.shape[-1], -1))
-            gram_EDED = gram.unflatten(-3, (n_views, -1))
-            gram_KK = torch.einsum("...e,...edfg,...f->...dg", weights_E, gram_EDED, weights_E)
-        ridge = r.reg * (batch.label_N.sum(dim=-1) + r.unobserved * self.n_items)
-        return solved(rows_NK, batch.label_N, gram_KK, r.unobserved, ridge)
 
     def guide(self, logits_N: Tensor, local: Parameters, batch: Batch, round: int) -> dict[str, Tensor]:
         """Under a method with a second loss, what a client aims at in this round: "target" [N] and its weight,
@@ -285,7 +223,7 @@ class Method:
         if self.second_loss is not None:
             local |= self._guided(local, batch, round, stacked)
         if self.recipe.solver == "closed":
-            return self._solved_update(private, local, sums, batch, round, stacked)
+            return self.solved_update(private, local, sums, batch, round, stacked)
         optimizer = self.local_optimizer({**private, **copies}, round)
         losses = []
         for _ in range(self.recipe.local_epochs):
@@ -298,31 +236,6 @@ class Method:
         n_phases = len(losses) // self.recipe.local_epochs
         return torch.stack(losses[::n_phases]).mean(dim=0), {**copies, **{f"∇{n}": g for n, g in sums.items()}}
 
-    def _solved_update(
-        self,
-        private: dict[str, Tensor],
-        local: Parameters,
-        sums: dict[str, Tensor],
-        batch: Batch,
-        round: int,
-        stacked: bool,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The update of a client that solves for θ: in turns with steps of its router, where it has one; then the
-        gradients of what it was sent, at what it has become."""
-        theta = private["backbone.predictor.weight"]
-        router = {n: p for n, p in private.items() if n.startswith("router.")}
-        optimizer = self.local_optimizer(router, round)
-        losses = []
-        for _ in range(self.recipe.local_epochs if router else 1):
-            theta[..., 0, :] = self.solve(local, batch, stacked)
-            if router:
-                loss, gradients = self.gradients(local, list(router), batch, round, stacked)
-                optimizer.step(gradients)
-                losses.append(loss)
-        theta[..., 0, :] = self.solve(local, batch, stacked)
-        loss, gradients = self.gradients(local, list(sums), batch, round, stacked)
-        return (torch.stack(losses).mean(dim=0) if losses else loss), {f"∇{n}": gradients[n] for n in sums}
-
     @torch.no_grad()
     def _guided(self, local: Parameters, batch: Batch, round: int, stacked: bool) -> dict[str, Tensor]:
         logits = torch.func.vmap(self.logits)(dict(local), batch.own_N) if stacked else self.logits(local, batch.own_N)
@@ -331,7 +244,7 @@ class Method:
     def phases(self) -> list[list[str]]:
         """What is stepped at once: everything, or what is private and then, from new gradients, what is shared."""
         shared = [n for n, part in self.parts.items() if part.moves or part.upload]
-        private = [n for n in self.private if not (self.loss.whole and n == BIAS)]
+        private = [n for n in self.private if n not in self.untrained]
         return [private, shared] if self.client.backbone.alternates else [private + shared]
 
     def gradients(
@@ -351,48 +264,6 @@ class Method:
         rest = {n: p for n, p in local.items() if n not in names}
         gradient_of, loss_C = each_client({n: local[n] for n in names}, rest, batch.share_N, batch.label_N, batch.own_N)
         return loss_C.detach(), gradient_of
-
-    def local_optimizer(self, parameters: Mapping[str, Tensor], round: int) -> LocalOptimizer:
-        """A client's optimiser, fresh for a round: lr for what is private, shared_lr for its copies of the rest."""
-        rates = {n: self.local_rate(n, round) for n in parameters}
-        together = [[n for n in phase if n in parameters] for phase in self.phases()]
-        _, per_step = self.client.backbone.decay
-        return LocalOptimizer(self.recipe.optimizer, parameters, rates, self.recipe.weight_decay, per_step, together)
-
-    def local_rate(self, name: str, round: int, step: int = 0) -> float:
-        """The learning rate of a client's parameter after so many steps of a round; both may let it fade."""
-        per_round, per_step = self.client.backbone.decay
-        return self.rate(name, self.recipe.optimizer) * per_round ** (round - 1) * per_step**step
-
-    def rate(self, name: str, optimizer: str) -> float:
-        """The learning rate of one parameter: for a table by item shared_lr times its scale, except under an
-        optimiser whose steps do not depend on a gradient's size."""
-        r = self.recipe
-        backbone = self.client.backbone
-        kind: type[Optimizer] = lookup("optimizer", optimizer)
-        lr = r.lr or kind.lr or backbone.lr
-        if name in self.private and name != PERSONAL:
-            return lr
-        of_backbone = backbone.shared_lr if r.lr is None and kind.plain else None
-        factor = self.open_rate if self.rates_are_open and kind.plain else 1.0
-        shared_lr = r.shared_lr or of_backbone or lr * factor
-        if not kind.plain or name not in (PERSONAL, "item_table", "id_embedding"):
-            return shared_lr
-        return shared_lr * (self.id_lr_scale(name) if r.id_lr_scale is None else r.id_lr_scale)
-
-    def server_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimiser of the server's own steps, along uploaded gradients; None where it only averages."""
-        kind = self.recipe.server_optimizer or self.recipe.optimizer
-        sent = self.broadcast()
-        averaged = {id(sent[n]) for n, part in self.parts.items() if part.upload == "value"}
-        by_rate: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.shared.named_parameters():
-            if id(parameter) not in averaged:
-                by_rate.setdefault(self.rate(name.rpartition(".")[2], kind), []).append(parameter)
-        if not by_rate:
-            return None
-        groups: list[dict[str, Any]] = [{"params": by_rate[lr], "lr": lr} for lr in sorted(by_rate)]
-        return lookup("optimizer", kind)().make(groups, self.recipe.weight_decay)
 
     def server_update(self, sent: Parameters, mixed: Parameters, optimizer: torch.optim.Optimizer | None) -> None:
         """Add Σ_u α_u (value_u − value) where values came back, which is their mean; step along Σ_u α_u ∇_u,

@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, member_of, one_of, setting
 from fedlab_mm.threads import lap, paced
+
+if TYPE_CHECKING:
+    from fedlab_mm.federation.channel import Uploads
 
 RATIO = "distill_ratio"
 NONE = 1e9  # stands where a group has no preference yet; no logit is as large
@@ -99,6 +102,7 @@ class GFMFR(NoFusion):
         self.shown = [n for n in self.private if n.startswith("backbone.")]
         self.client.register_parameter(RATIO, nn.Parameter(torch.zeros(1)))
         self.private.append(RATIO)
+        self.untrained.add(RATIO)
         self.n_groups = recipe.groups or MOST
         width = self.client.backbone.item_width
         widths = {m: f.shape[1] for m, f in self.features.items()}
@@ -113,9 +117,6 @@ class GFMFR(NoFusion):
         return {**super().broadcast(), "preferences": self.shared.get_buffer("preferences")}
 
     # On the client.
-
-    def phases(self) -> list[list[str]]:
-        return [[n for n in phase if n != RATIO] for phase in super().phases()]
 
     def guide(self, logits_N: Tensor, local: Parameters, batch: Batch, round: int) -> dict[str, Tensor]:
         """What a client distils from in this round: its group's preferences and their weight λ_t · c_u, zero where it
@@ -242,8 +243,9 @@ class Groups(Memory):
         self.pairs: list[tuple[Tensor, ...]] = []  # user, item, change, False in padding
         self.shown: list[tuple[np.ndarray, Tensor]] = []
 
-    def take(self, uploads: Any) -> None:
+    def take(self, uploads: "Uploads") -> None:
         rows = uploads.changes["item_table"]
+        assert rows.rows_CN is not None and rows.there_CN is not None
         users_CN = torch.from_numpy(uploads.clients).to(rows.rows_CN.device)[:, None].expand_as(rows.rows_CN)
         pairs = users_CN.flatten(), rows.rows_CN.flatten(), rows.value.flatten(0, 1), rows.there_CN.flatten()
         self.pairs.append(pairs)

@@ -3,14 +3,18 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
 from fedlab_mm.aggregation import Aggregation
 from fedlab_mm.backbones import Backbone
+from fedlab_mm.errors import FedlabError
 from fedlab_mm.routing import Router
+
+if TYPE_CHECKING:
+    from fedlab_mm.federation.channel import Uploads
 
 Parameters = Mapping[str, Tensor]
 PERSONAL = "personal_table"  # the one private parameter with a row for each item
@@ -24,13 +28,21 @@ class Part:
         by_item: its first axis are the items; a client reads and uploads the rows that it touches.
         moves: the client trains its copy.
         upload: "value", its copy after the local epochs; "gradient", summed over them; None, nothing.
-        by_group: its last axis are the groups of clients; a client is sent the column of its own.
+        by_group: its last axis are the groups of clients; a client is sent the column of its own, [I, …]. It stands
+            still: what groups hold is moved on the server.
+
+    Raises:
+        FedlabError: a part by group that clients would move or upload.
     """
 
     by_item: bool
     moves: bool
     upload: str | None
     by_group: bool = False
+
+    def __post_init__(self) -> None:
+        if self.by_group and (self.moves or self.upload or not self.by_item):
+            raise FedlabError("a part by group has a row for each item, stands still on clients and is not uploaded")
 
 
 @dataclass(frozen=True)
@@ -83,15 +95,23 @@ class Shared(nn.Module):
 class Memory:
     """What a server remembers of its clients, from what they upload; as it stands, nothing.
 
-    A method that has one returns it from `memory`. A round begins, uploads are taken as they arrive, and the
-    round ends after the server's update.
+    A method that has one returns it from `memory(n_users, n_wanted)`; `tests/newcomers/method.py` is a small one. Of a
+    round it is asked, in this order:
+
+    1. `columns`: which column of parts by group each client is sent.
+    2. `begin(sent)`, before the clients train; what was kept of a round that diverged is thrown away here.
+    3. `take(uploads)`, as the server sees them: after every stage of the channel, some clients at a time, in an order
+       that differs between backends. `Change.real()` is free of padding.
+    4. `end`, once the server has moved and all is finite; a round that nobody came to has none.
+
+    `state` is saved, and a saved state is refused where its shapes differ.
     """
 
     def begin(self, sent: Parameters) -> None:
         """A round begins; the clients are sent this."""
 
-    def take(self, uploads: Any) -> None:
-        """Uploads of some clients, as the server sees them (`federation.channel.Uploads`)."""
+    def take(self, uploads: "Uploads") -> None:
+        """Uploads of some clients, as the server sees them."""
 
     def end(self, clients: np.ndarray, n_samples_C: np.ndarray, rule: Aggregation) -> None:
         """The round is over; these clients took part."""

@@ -20,11 +20,17 @@ through what it sent; through G = XᵀX the second becomes 2 X ∂L/∂G.
 | G | the part "gram" |
 """
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from fedlab_mm.backbones import Backbone, LinearBackbone
 from fedlab_mm.errors import FedlabError
+from fedlab_mm.losses import Loss
+from fedlab_mm.methods.optimizers import LocalOptimizer
+from fedlab_mm.methods.parts import Batch, Parameters
 from fedlab_mm.recipe import Recipe
 
 GRAM = "gram"
@@ -73,3 +79,80 @@ def solved(rows_NK: Tensor, label_N: Tensor, gram_KK: Tensor, unobserved: float,
     if wrong.any():
         raise FedlabError("a client's system cannot be solved: raise reg, or lower the server's rates (shared_lr)")
     return torch.cholesky_solve(own_NK.sum(dim=-2).unsqueeze(-1), factor_KK).squeeze(-1)
+
+
+class OverAllItems:
+    """What a `Method` does under a loss over the whole catalogue."""
+
+    recipe: Recipe
+    loss: Loss
+    n_items: int
+    routes: ClassVar[bool]
+    weights: Callable[[Tensor, Parameters, Tensor], Tensor]
+    views: Callable[[Parameters], Tensor]
+    gradients: Callable[[Parameters, list[str], Batch, int, bool], tuple[Tensor, dict[str, Tensor]]]
+    local_optimizer: Callable[[Parameters, int], LocalOptimizer]
+
+    def over_all_items(self, logits_N: Tensor, local: Parameters, batch: Batch) -> Tensor:
+        """L_u over the whole catalogue (`methods.whole`)."""
+        r, label_N, gram_KK = self.recipe, batch.label_N, local[GRAM]
+        theta_D, rows_NK = local["backbone.predictor.weight"][0], self._rows(local)
+        q_K = theta_D
+        if self.routes:
+            weights_E = self.weights(self.views(local), local, batch.own_N)
+            q_K = (weights_E[:, None] * theta_D).flatten()
+        seen = label_N.sum() + r.unobserved * self.n_items
+        sizes = (label_N * rows_NK.square().sum(dim=1)).sum() + r.unobserved * gram_KK.diagonal().sum()
+        of_items = self.loss.of(logits_N, label_N).sum() + r.unobserved * (q_K @ gram_KK @ q_K)
+        return of_items + r.reg * (seen * theta_D.square().sum() + sizes)
+
+    def _rows(self, local: Parameters) -> Tensor:
+        """The item rows that `local` holds, as they were sent: [N, K]; leading axes are carried along."""
+        return local["views"].flatten(-2) if "views" in local else local["item_table"]
+
+    def with_gram(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is sent, and under a loss over all items its Gram matrix."""
+        return {**sent, GRAM: gram_of(self._rows(sent))} if self.loss.whole else sent
+
+    @torch.no_grad()
+    def solve(self, local: Parameters, batch: Batch, stacked: bool) -> Tensor:
+        """θ_u, exactly, for the items as the client's router mixes them: [D]; for each client of a stack."""
+        r, rows_NK, gram_KK = self.recipe, self._rows(local), local[GRAM]
+        if self.routes:
+
+            def weights(local: Parameters, own_N: Tensor) -> Tensor:
+                return self.weights(self.views(local), local, own_N)
+
+            weights_E = (torch.func.vmap(weights) if stacked else weights)(dict(local), batch.own_N)
+            views_NED = rows_NK.unflatten(-1, (weights_E.shape[-1], -1))
+            rows_NK = (weights_E[..., None, :, None] * views_NED).sum(dim=-2)
+            n_views, gram = weights_E.shape[-1], gram_KK.unflatten(-1, (weights_E.shape[-1], -1))
+            gram_EDED = gram.unflatten(-3, (n_views, -1))
+            gram_KK = torch.einsum("...e,...edfg,...f->...dg", weights_E, gram_EDED, weights_E)
+        ridge = r.reg * (batch.label_N.sum(dim=-1) + r.unobserved * self.n_items)
+        return solved(rows_NK, batch.label_N, gram_KK, r.unobserved, ridge)
+
+    def solved_update(
+        self,
+        private: dict[str, Tensor],
+        local: Parameters,
+        sums: dict[str, Tensor],
+        batch: Batch,
+        round: int,
+        stacked: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The update of a client that solves for θ: in turns with steps of its router, where it has one; then the
+        gradients of what it was sent, at what it has become."""
+        theta = private["backbone.predictor.weight"]
+        router = {n: p for n, p in private.items() if n.startswith("router.")}
+        optimizer = self.local_optimizer(router, round)
+        losses = []
+        for _ in range(self.recipe.local_epochs if router else 1):
+            theta[..., 0, :] = self.solve(local, batch, stacked)
+            if router:
+                loss, gradients = self.gradients(local, list(router), batch, round, stacked)
+                optimizer.step(gradients)
+                losses.append(loss)
+        theta[..., 0, :] = self.solve(local, batch, stacked)
+        loss, gradients = self.gradients(local, list(sums), batch, round, stacked)
+        return (torch.stack(losses).mean(dim=0) if losses else loss), {f"∇{n}": gradients[n] for n in sums}

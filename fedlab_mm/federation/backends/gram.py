@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fedlab_mm.federation.backends.chunks import Chunk, tensors_of
 from fedlab_mm.federation.backends.kernels import Kernel
+from fedlab_mm.federation.backends.linear import OF_A_CLIENT
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.federation.ranking import RankingFederation
 from fedlab_mm.fusion import map_name
@@ -53,6 +54,7 @@ class Gram(Kernel):
             isinstance(method, FedMR)
             and type(method).represent is FedMR.represent
             and type(method).views is FedMR.views
+            and all(getattr(type(method), n) is getattr(FedMR, n) for n in (*OF_A_CLIENT, "fuse", "score", "objective"))
             and method.steps_are_plain
             and not (backbone.personal_table or backbone.alternates or backbone.keeps_items)
         )

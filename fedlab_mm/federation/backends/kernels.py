@@ -48,7 +48,8 @@ class Kernel:
         if not part.by_group:
             return rows
         column_C = self.federation.memory.columns(chunk.users)
-        return rows.gather(2, column_C[:, None, None].expand(-1, rows.shape[1], 1))[:, :, 0]
+        where = column_C.view(-1, *[1] * (rows.ndim - 1)).expand(*rows.shape[:-1], 1)
+        return rows.gather(-1, where).squeeze(-1)
 
     def bytes_of_client(self, n_rows: Any) -> Any:
         """What a client with so many rows works on through its local epochs; a number or an array of them."""

@@ -28,6 +28,7 @@ from fedlab_mm.methods.parts import PERSONAL, Parameters
 from fedlab_mm.methods.serverside import ServerSide
 from fedlab_mm.routing import Router, choose, times
 
+OF_A_CLIENT = ("client_update", "gradients", "local_optimizer", "local_rate", "phases")  # what a kernel does itself
 WEIGHT, BIAS, HIDDEN = "backbone.predictor.weight", "backbone.predictor.bias", "router.hidden.weight"
 
 
@@ -328,7 +329,8 @@ def scores_linearly(method: Method) -> bool:
         and not backbone.own_table
         and (router is None or type(router) is Router)
         and all(
-            getattr(type(method), n) is getattr(Method, n) for n in ("weights", "fuse", "score", "objective", "logits")
+            getattr(type(method), n) is getattr(Method, n)
+            for n in ("weights", "fuse", "score", "objective", "logits", *OF_A_CLIENT)
         )
         and type(method).represent in (Method.represent, NoFusion.represent, FedMR.represent)
     )
