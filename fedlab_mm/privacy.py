@@ -20,6 +20,7 @@ from numbers import Real
 
 from fedlab_mm.errors import FedlabError, whole_number
 from fedlab_mm.recipe import Recipe
+from fedlab_mm.registry import lookup
 
 ACCOUNTANTS = ("pld", "rdp")
 SAMPLINGS = ("poisson", "fixed")
@@ -163,7 +164,10 @@ def of_recipe(recipe: Recipe, n_users: int, rounds: int | None = None, delta: fl
     delta = n_users**-1.1 if delta is None else delta
     central = local = math.inf
     if recipe.noise_multiplier:
-        fixed = recipe.sampling == "fixed" and recipe.clients < 1
+        account = lookup("sampling", recipe.sampling).account
+        if account is None and recipe.clients < 1:
+            raise FedlabError(f"sampling='{recipe.sampling}' has no account of privacy; 'poisson' and 'fixed' have")
+        fixed = account == "fixed" and recipe.clients < 1
         central = epsilon(
             recipe.noise_multiplier, _rate(recipe, n_users), rounds, delta, sampling="fixed" if fixed else "poisson"
         )

@@ -233,6 +233,12 @@ class Recipe(Settings):
                 for f in fields(part)
                 if (family := family_of(f)) and (name := getattr(part, f.name))
             ]
+        for task in _tasks():
+            for stage in _stages(task):
+                own = [name for name in _fields(stage.Params) if name in self.settings]
+                if any(getattr(self, name) != _fields(stage.Params)[name].default for name in own):
+                    named.append(stage)
+            named += [lookup(f"{task.prefix}metric", name) for name in names(f"{task.prefix}metric")]
         named += [lookup("operator", o) for o in getattr(self, "operators", ()) if o.partition(":")[0] != "solo"]
         # A member that is not ours may name others that are not: their loss, their rule.
         return code_behind(foreign_members() if any(is_foreign(m) for m in named) else ())
@@ -247,7 +253,11 @@ class Recipe(Settings):
         return getattr(torch, self.precision)
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
+        """Every setting that it reads, as JSON; of stages that are not the package's own only what was changed, for a
+        run is to be read where they are not there."""
+        guests = {n for task in _tasks() for stage in _stages(task) if is_foreign(stage) for n in _fields(stage.Params)}
+        told = {n: v for n, v in self.to_dict().items() if n not in guests or n in self.changed}
+        return json.dumps(told, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":

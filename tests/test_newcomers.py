@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fedlab_mm as fl
-from fedlab_mm import cli
+from fedlab_mm import cli, privacy
 from fedlab_mm.registry import _FAMILIES, names
 from tests.conftest import engine_of
 
@@ -231,3 +231,53 @@ def test_a_method_that_trains_its_clients_otherwise_is_trained_otherwise(brought
 
     federation = in_both(recipe.but(method="half hearted"), world)
     assert kernels_of(federation.method) == [Vmapped]
+
+
+def test_privacy_is_not_claimed_for_what_nobody_accounts_for(brought, world, recipe):
+    """A stage behind the clip that may lengthen uploads; a sampling whose amplification is not known."""
+    brought("stage")
+    brought("sampling")
+    private = recipe.but(method="none", clip=0.1, noise_multiplier=1.0, aggregation="equal")
+    with pytest.raises(fl.FedlabError, match="Quantise may carry its upload over the bound"):
+        fl.train(private.but(bits=2), world, progress=False)
+    with pytest.raises(fl.FedlabError, match="noise of the clients' own may carry its upload over the bound"):
+        fl.train(private.but(noise=0.1), world, progress=False)
+    in_turns = private.but(sampling="in turns", clients=0.3)
+    with pytest.raises(fl.FedlabError, match="under 'in turns' a round depends on the last"):
+        fl.train(in_turns, world, progress=False)
+    with pytest.raises(fl.FedlabError, match="sampling='in turns' has no account of privacy"):
+        privacy.of_recipe(in_turns, world.n_users)
+
+
+def test_a_stage_that_comes_later_or_has_gone_again(brought, world, recipe, tmp_path):
+    """A recipe that is older than a stage runs; a run that never used it is read where it is not there."""
+    old = recipe.but(method="none", rounds=1)
+    brought("stage")
+    new = recipe.but(method="none", rounds=1)
+    assert fl.train(old, world, progress=False).test == fl.train(new, world, progress=False).test
+    fl.train(new, world, progress=False).save(tmp_path / "run")
+    assert "bits" not in (tmp_path / "run" / "recipe.json").read_text(encoding="utf-8")
+    assert new.code == old.code != new.but(bits=4).code
+    kept = _FAMILIES["stage"].pop("quantise")
+    try:
+        assert fl.load_run(tmp_path / "run", world).rounds_done == 1
+    finally:
+        _FAMILIES["stage"]["quantise"] = kept
+
+
+def test_what_is_seen_of_a_groups_layer_is_that_layer():
+    from tests.sequential.conftest import small_log
+
+    log = small_log()
+    r = fl.Recipe(dataset=log.name, backbone="fedsasrec", method="mrff", groups=3, attribute_dim=2, max_length=4)
+    for engine in ("loop", "stacked"):
+        federation, seen = engine_of(engine, r, log), []
+        federation.channel.watch(lambda upload, sent, into=seen: into.append(upload))
+        before = {n: p.clone() for n, p in federation.shared.items()}
+        federation.step()
+        name = "blocks.0.ffn.group.hidden.weight"
+        for upload in seen:
+            layer = upload.values[name]
+            assert layer.shape == before[name].shape[1:]
+            nearest = (before[name] - layer).flatten(1).norm(dim=1).argmin()
+            assert int(nearest) == federation.group_UL[upload.client, 0]

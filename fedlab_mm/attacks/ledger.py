@@ -135,7 +135,8 @@ class Ledger:
 def as_seen(method: Method) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None:
     """How a server scores all items under what an upload shows of its prediction function, [I]; None where uploads show
     nothing of it."""
-    if not method.shown:
+    readable = method.shown and all(n.startswith("backbone.") for n in method.shown) and "item_table" in method.parts
+    if not readable:
         return None
     return lambda upload, sent: method.as_seen(upload.values, sent["item_table"]).cpu().numpy()
 

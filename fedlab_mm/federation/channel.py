@@ -8,7 +8,7 @@ Whoever wants to look (an attack, a method's memory) is an observer: it sees eac
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -94,7 +94,8 @@ class Uploads:
                     else:
                         by_row.add(name)
                 if change.kind == "value":
-                    value = value + (self.sent[name] if own_rows is None else self.sent[name][own_rows])
+                    sent = self.sent[name] if change.group_C is None else self.sent[name][change.group_C[c]]
+                    value = value + (sent if own_rows is None else sent[own_rows])
                 values[f"∇{name}" if change.kind == "gradient" else name] = value
             yield Upload(client, int(self.n_samples_C[c]), rows, values, frozenset(by_row))
 
@@ -106,6 +107,7 @@ class Stage:
         order: stages take their turns by this number.
         tasks: of which tasks' clients it is.
         protects: what, and from whom; needs: what must hold for that.
+        lengthens: may it make an upload longer than it was? Behind a clip, differential privacy is lost then.
         adds: does it only add numbers that do not depend on the upload? Then it may be applied to a sum's terms in any
             form, and a backend need not make each client's upload.
         Params: the class of its settings; every recipe of its tasks has them.
@@ -115,6 +117,7 @@ class Stage:
     tasks: ClassVar[tuple[str, ...]] = ("ranking",)
     protects: ClassVar[str] = ""
     needs: ClassVar[str] = ""
+    lengthens: ClassVar[bool] = True
     adds: ClassVar[bool] = False
     Params: ClassVar[type[Settings]] = Settings
 
@@ -123,11 +126,15 @@ class Stage:
 
     @property
     def idle(self) -> bool:
-        """Does it leave all uploads as they are?"""
-        return True
+        """Does it leave all uploads as they are? Then it is left out."""
+        return False
 
-    def check(self, aggregation: str) -> None:
-        """Complain of a recipe under which the stage would claim what is not proven."""
+    def check(self, aggregation: str, others: "Sequence[Stage]") -> None:
+        """Complain of a recipe under which the stage would claim what is not proven.
+
+        Args:
+            others: all stages at work, in their order.
+        """
 
     def at_client(self, uploads: Uploads, t: int) -> Uploads:
         """What leaves the clients, in round t."""
@@ -157,11 +164,10 @@ class Channel:
         Raises:
             FedlabError: a stage would claim what is not proven.
         """
-        members: list[Any] = [lookup("stage", name) for name in names("stage")]
-        stages = [cls_(recipe) for cls_ in sorted(members, key=lambda m: m.order) if task in cls_.tasks]
+        stages = stages_of(recipe, task)
         for stage in stages:
-            stage.check(aggregation)
-        return cls([stage for stage in stages if not stage.idle])
+            stage.check(aggregation, stages)
+        return cls(stages)
 
     def watch(self, look: Callable[[Upload, Mapping[str, Tensor]], None]) -> None:
         """Show every upload as it arrives, and what was sent, as a server that looks would see them."""
@@ -223,7 +229,7 @@ class Intake:
         if self.channel.transparent:
             self._add(uploads, alpha_C)
             return
-        widest = max(self._widest(change, uploads.sent.get(n)) for n, change in uploads.changes.items())
+        widest = max((self._widest(change, uploads.sent.get(n)) for n, change in uploads.changes.items()), default=1)
         step = max(1, int(MOST / max(1, widest)))
         for start in range(0, len(uploads.clients), step):
             some = slice(start, start + step)
@@ -255,6 +261,15 @@ class Intake:
     def add_rows(self, name: str, rows_CN: Tensor, weighted: Tensor) -> None:
         """Rows that a backend has weighted itself, zero in padding: [C, N, …]. For a transparent channel only."""
         self.mixed[name].index_add_(0, rows_CN.flatten(), weighted.flatten(0, 1))
+
+
+def stages_of(recipe: Recipe, task: str) -> list[Stage]:
+    """A recipe's stages that are at work, in their order. A recipe that is older than a stage has none of its settings,
+    and the stage is idle."""
+    members: list[Any] = [lookup("stage", name) for name in names("stage")]
+    fitting = [member for member in sorted(members, key=lambda m: m.order) if task in member.tasks]
+    known = [m for m in fitting if all(f.name in recipe.settings for f in fields(m.Params))]
+    return [stage for member in known if not (stage := member(recipe)).idle]
 
 
 def _silent(stage: Stage) -> bool:

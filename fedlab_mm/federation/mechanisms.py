@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ class Clip(Stage):
     """Cuts each client's upload, all parts together, to a length: × min(1, clip / length)."""
 
     order = 10
+    lengthens = False
     protects = "nothing by itself; it bounds what a client can move, which noise is then scaled to"
 
     @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class HideRows(Stage):
     """
 
     order = 20
+    lengthens = False  # rows of zeros
     protects = "which items a client touched, from a server that sees its upload"
     needs = "noise, or zeros stand out among gradients"
 
@@ -238,20 +241,23 @@ class ServerNoise(Stage):
     def idle(self) -> bool:
         return not self.recipe.noise_multiplier
 
-    def check(self, aggregation: str) -> None:
+    def check(self, aggregation: str, others: Sequence[Stage]) -> None:
         """
         Raises:
-            FedlabError: noise without a bound on uploads, weights that depend on data, sampling with memory, negatives
-                that tell how popular items are.
+            FedlabError: noise without a bound on uploads, or with one that a later stage may pass; weights that depend
+                on data; sampling with memory; negatives that tell how popular items are.
         """
-        if self.idle:
-            return
         r, why = self.recipe, None
+        swapped = self._account == "fixed" and r.clients < 1  # then neighbours have the same noise of their own
+        after = [s for s in others if s.lengthens and s is not self and not (swapped and isinstance(s, Noise))]
         if r.clip is None:
             why = "needs clip, a bound on each client's upload: without one no noise is enough"
         elif not lookup("aggregation", aggregation).blind:
             why = f"needs aggregation='equal': '{aggregation}' weighs a client by how much data it has, which tells it"
-        elif not self._sampling.independent and r.clients < 1:
+        elif after:
+            what = "noise of the clients' own" if isinstance(after[0], Noise) else type(after[0]).__name__
+            why = f"bounds a client by clip, and {what} may carry its upload over the bound: leave it out"
+        elif self._account is None and r.clients < 1:
             why = (
                 f"needs sampling='poisson' or 'fixed': under '{r.sampling}' a round depends on the last, and nothing "
                 "is amplified"
@@ -263,7 +269,7 @@ class ServerNoise(Stage):
 
     def at_server(self, mixed: dict[str, Tensor], greatest: float, t: int) -> None:
         r = self.recipe
-        swapped = self._sampling.swaps and r.clients < 1
+        swapped = self._account == "fixed" and r.clients < 1
         deviation = r.noise_multiplier * r.clip * greatest * (2 if swapped else 1)
         key = keys(r.seed, t, np.zeros(1, dtype=np.int64), salt=NOISE)
         generator = torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
@@ -273,8 +279,9 @@ class ServerNoise(Stage):
             total.add_((deviation * drawn).to(total))
 
     @property
-    def _sampling(self) -> type[Sampling]:
-        return lookup("sampling", self.recipe.sampling)
+    def _account(self) -> str | None:
+        sampling: type[Sampling] = lookup("sampling", self.recipe.sampling)
+        return sampling.account
 
 
 def touched_CI(change: Change, n_items: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -90,6 +91,8 @@ class RankingFederation(Federation):
             n: column_1I[0] for n, column_1I in self.columns(sent, torch.tensor([user], device=self.device)).items()
         }
         done, values = train_ranker(method, user, private, {**sent, **columns}, sampled, t=self.round + 1)
+        assert done.uploads is not None
+        done.uploads = replace(done.uploads, sent=sent)
         if self.kept_UI is not None:  # scores by its own copies
             local = {**sent, **columns, **private}
             for name in (n for n, part in method.parts.items() if part.moves):

@@ -56,5 +56,5 @@ def play(federation: "Federation") -> RoundRecord:
 
     n_rows_C = np.array([intake.n_rows[u] for u in clients.tolist()]) if intake.n_rows else work.n_rows_C
     up, down = f.traffic(sent, n_rows_C)
-    loss = float(alpha_C @ work.loss_C.double().cpu().numpy())
+    loss = float(alpha_C @ work.loss_C.double().cpu().numpy()) / (alpha_C.sum() if len(clients) else 1)
     return RoundRecord(t, clients, loss, {}, up, down, time.perf_counter() - start, f)

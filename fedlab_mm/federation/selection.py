@@ -12,15 +12,15 @@ class Sampling:
     """Draws a round's clients where not all take part. A subclass registers as "sampling".
 
     Class attributes:
-        independent: does no round depend on the last? Only then does sampling amplify privacy.
+        account: how ε is accounted for: "poisson" (each client by a coin of its own: neighbours differ in the presence
+            of one) or "fixed" (as many in every round: neighbours differ in the data of one). None: nobody knows how,
+            as where a round depends on the last; then no differential privacy is claimed of a part of the clients.
         number_varies: is the number of clients drawn too? Then the weights' divisor is the expected number, for one
             that counted them would itself tell who is there.
-        swaps: in neighbouring datasets one client stands in for another; else it is there, or not.
     """
 
-    independent: ClassVar[bool] = True
+    account: ClassVar[str | None] = None
     number_varies: ClassVar[bool] = False
-    swaps: ClassVar[bool] = False
 
     def draw(self, n_users: int, n_wanted: int, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Clients, sorted, int64; `last` are those of the round before."""
@@ -32,8 +32,6 @@ class Rested(Sampling):
     """None of the last round's clients, where the others are enough: a server cannot follow a client from one round to
     the next (FedMR, section 4.5)."""
 
-    independent = False
-
     def draw(self, n_users: int, n_wanted: int, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         rested = np.setdiff1d(np.arange(n_users), last)
         pool = rested if len(rested) >= n_wanted else np.arange(n_users)
@@ -44,7 +42,7 @@ class Rested(Sampling):
 class Fixed(Sampling):
     """As many, without memory."""
 
-    swaps = True
+    account = "fixed"
 
     def draw(self, n_users: int, n_wanted: int, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.sort(rng.choice(n_users, n_wanted, replace=False))
@@ -54,7 +52,7 @@ class Fixed(Sampling):
 class Poisson(Sampling):
     """Each client with the same chance, whoever else comes; there may be none."""
 
-    number_varies = True
+    account, number_varies = "poisson", True
 
     def draw(self, n_users: int, n_wanted: int, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.flatnonzero(rng.random(n_users) < n_wanted / n_users)

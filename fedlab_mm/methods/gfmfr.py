@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
 from fedlab_mm.settings import NOT_NEGATIVE, Settings, at_least, member_of, one_of, setting
 from fedlab_mm.threads import lap, paced
-
-if TYPE_CHECKING:
-    from fedlab_mm.federation.channel import Uploads
 
 RATIO = "distill_ratio"
 NONE = 1e9  # stands where a group has no preference yet; no logit is as large
@@ -243,7 +240,7 @@ class Groups(Memory):
         self.pairs: list[tuple[Tensor, ...]] = []  # user, item, change, False in padding
         self.shown: list[tuple[np.ndarray, Tensor]] = []
 
-    def take(self, uploads: "Uploads") -> None:
+    def take(self, uploads: Any) -> None:
         rows = uploads.changes["item_table"]
         assert rows.rows_CN is not None and rows.there_CN is not None
         users_CN = torch.from_numpy(uploads.clients).to(rows.rows_CN.device)[:, None].expand_as(rows.rows_CN)
@@ -284,6 +281,7 @@ class Groups(Memory):
             members = torch.from_numpy(np.flatnonzero(self.group_U == group))
             mean_K = self.shown_UK[members].mean(dim=0).to(self.table_IW)
             preferences_IG[:, group] = self.method.prefer(group, mean_K)
+        self.pairs, self.shown = [], []  # they are large, and a round is all that they are for
 
     def _grouped(self, seen: np.ndarray) -> np.ndarray:
         return self.grouping.labels(self, seen)

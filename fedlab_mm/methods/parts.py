@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from fedlab_mm.aggregation import Aggregation
 from fedlab_mm.backbones import Backbone
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.routing import Router
-
-if TYPE_CHECKING:
-    from fedlab_mm.federation.channel import Uploads
 
 Parameters = Mapping[str, Tensor]
 PERSONAL = "personal_table"  # the one private parameter with a row for each item
@@ -110,8 +107,8 @@ class Memory:
     def begin(self, sent: Parameters) -> None:
         """A round begins; the clients are sent this."""
 
-    def take(self, uploads: "Uploads") -> None:
-        """Uploads of some clients, as the server sees them."""
+    def take(self, uploads: Any) -> None:
+        """Uploads of some clients, as the server sees them: a `federation.channel.Uploads`."""
 
     def end(self, clients: np.ndarray, n_samples_C: np.ndarray, rule: Aggregation) -> None:
         """The round is over; these clients took part."""

@@ -56,7 +56,7 @@ def test_a_stage_does_the_same_to_one_client_and_to_many(world, recipe, name, me
 
 def test_stages_take_their_turns_in_their_order():
     everything = {k: v for settings in AT_WORK.values() for k, v in settings.items()}
-    channel = Channel.of(fl.Recipe(**everything), "ranking", "equal")
+    channel = Channel.of(fl.Recipe(sampling="fixed", clients=0.5, **everything), "ranking", "equal")
     assert [type(stage).__name__ for stage in channel.stages] == ["Clip", "HideRows", "Noise", "ServerNoise"]
     assert not channel.transparent and not channel.adds_only
     assert Channel.of(fl.Recipe(noise=1.0), "ranking", "equal").adds_only
@@ -92,10 +92,6 @@ def test_sums_by_hand():
 
 
 class Halved(Stage):
-    @property
-    def idle(self):
-        return False
-
     def at_client(self, uploads, t):
         return uploads.with_changes(
             {n: Change(c.value / 2, c.kind, c.rows_CN, c.there_CN, c.whole) for n, c in uploads.changes.items()}
@@ -124,5 +120,6 @@ def test_who_is_chosen(sampling):
         sizes.append(len(clients))
         last = clients
     kind = lookup("sampling", sampling)
+    assert (kind.account is None) == (sampling == "rested")
     assert (len(set(sizes)) > 1) == kind.number_varies and np.mean(sizes) == pytest.approx(20, abs=2)
     assert len(select_clients(r.but(clients=1.0), 50, 1, last)) == 50

@@ -223,7 +223,7 @@ class _Routers:
 
     def __init__(self, kernel: LinearScores, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
         self.kernel, self.private = kernel, private
-        kind = RankOneLayer if kernel.method.steps_are_plain else PlainLayer
+        kind = RankOneLayer if kernel.method.steps_are_plain and HIDDEN not in kernel.method.shown else PlainLayer
         self.layer = kind(private[HIDDEN], times(chunk.batch.own_N, x_CNK))
         self.by_hand = {HIDDEN} if kind is RankOneLayer else set()
 
