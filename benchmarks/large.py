@@ -1,0 +1,153 @@
+"""The large search: every cell with a budget that nobody can call small, and its controls.
+
+    python -m benchmarks.large --root FOLDER --out FOLDER [--data ku toy] [--cells "fcf solved" fcf] [--budget 60]
+
+A cell is a backbone, solved or stepping, with a method. Its settings are drawn at random, as many for every cell, and
+judged on validation by two seeds; the best is trained with five, beside itself under the controls. Everything is
+written as it comes, so that the same command goes on where it stopped: `search.csv` (a row for each setting tried),
+`cells.csv` (a row for each cell, seed and control), and runs under `runs/`.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import fedlab_mm as fl
+from fedlab_mm.data.controls import controlled
+from fedlab_mm.errors import DivergedError
+
+BACKBONES = ("fedavg", "fcf", "pfedrec", "fedrap", "fedncf", "fcf solved")
+METHODS = ("none", "mlp", "vbpr", "fedvlr", "gfmfr", "prior")
+UNSOLVED = {"gfmfr"}  # is no square
+SEARCHED, FINAL = (0, 1), range(5)
+CONTROLS = ("", "shuffled")
+
+
+def drawn(rng: np.random.Generator, solved: bool, method: str) -> dict[str, Any]:
+    """Settings of one trial; rates and weights are log-uniform."""
+
+    def between(low: float, high: float) -> float:
+        return float(f"{np.exp(rng.uniform(np.log(low), np.log(high))):.3g}")
+
+    def of(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    settings: dict[str, Any] = {"weight_decay": of(0.0, 1e-5, 1e-4, 1e-3)}
+    if solved:
+        settings |= {"solver": "closed", "server_optimizer": "adam", "shared_lr": between(1e-3, 5e-2)}
+        settings |= {"reg": between(0.01, 0.3), "unobserved": between(3e-3, 0.3)}
+        if method == "fedvlr":
+            settings |= {"lr": between(0.01, 1.0), "local_epochs": of(1, 5)}
+    elif of(True, False):
+        settings |= {"optimizer": "sgd", "lr": between(0.1, 3.0), "local_epochs": of(1, 5, 10)}
+    else:
+        settings |= {"optimizer": "adam", "lr": between(1e-3, 3e-2), "local_epochs": of(1, 5, 10)}
+    if method not in ("none", "gfmfr"):
+        settings["feature_scale"] = of(0.03, 0.1, 0.3)
+    if method == "prior":
+        settings |= {"pull": between(3e-3, 0.3), "ridge": between(0.01, 1.0)}
+    if method == "gfmfr":
+        settings |= {"distill": between(0.03, 1.0), "fit_epochs": 10}
+    return settings
+
+
+def cells(chosen: list[str], methods: list[str]) -> Iterator[tuple[str, str]]:
+    for backbone in chosen:
+        for method in methods:
+            if not (backbone.endswith("solved") and method in UNSOLVED):
+                yield backbone, method
+
+
+def recipe_of(backbone: str, method: str, data: fl.Dataset, settings: dict[str, Any]) -> fl.Recipe:
+    name, _, solved = backbone.partition(" ")
+    rounds = 80 if solved else 60
+    return fl.Recipe(dataset=data.name, backbone=name, method=method, rounds=rounds, patience=15).but(**settings)
+
+
+def mean_valid(recipe: fl.Recipe, data: fl.Dataset, cache: Path) -> float:
+    """Over the seeds of the search; minus one where one diverges."""
+    values = []
+    for seed in SEARCHED:
+        try:
+            values.append(fl.train(recipe.but(seed=seed), data, progress=False, cache=cache).best_valid)
+        except DivergedError:
+            return -1.0
+    return float(np.mean(values))
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False, lineterminator="\n")
+
+
+def known(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def search(data: fl.Dataset, backbone: str, method: str, budget: int, out: Path) -> fl.Recipe:
+    """The best of a cell's settings on validation, going on from what was tried."""
+    path, cell = out / "search.csv", f"{data.name} {backbone} {method}"
+    tried = known(path)
+    done = tried[tried["cell"] == cell].set_index("trial") if len(tried) else tried
+    solved = backbone.endswith("solved")
+    for trial in tqdm(range(budget), desc=cell, unit="setting"):
+        if trial in done.index:
+            continue
+        rng = np.random.default_rng([trial, *cell.encode()])
+        settings = drawn(rng, solved, method)
+        valid = mean_valid(recipe_of(backbone, method, data, settings), data, out / "runs")
+        append(path, {"cell": cell, "trial": trial, "valid": valid, "settings": json.dumps(settings)})
+    rows = known(path)
+    best = rows[(rows["cell"] == cell) & (rows["trial"] < budget)].sort_values("valid", ascending=False).iloc[0]
+    return recipe_of(backbone, method, data, json.loads(best["settings"]))
+
+
+def final(data: fl.Dataset, backbone: str, method: str, recipe: fl.Recipe, out: Path) -> None:
+    """Five seeds of the best setting, and the same under each control."""
+    path, cell = out / "cells.csv", f"{data.name} {backbone} {method}"
+    there = known(path)
+    done = set(zip(there["cell"], there["control"].fillna(""), there["seed"], strict=True)) if len(there) else set()
+    for control in CONTROLS if method != "none" else CONTROLS[:1]:
+        for seed in FINAL:
+            if (cell, control, seed) in done:
+                continue
+            world = controlled(data, control, seed) if control else data
+            row: dict[str, Any] = {"cell": cell, "control": control, "seed": seed, "valid": np.nan}
+            try:
+                run = fl.train(recipe.but(seed=seed), world, progress=False, cache=out / "runs")
+                row |= {"valid": run.best_valid, "round": run.best_round, "test": json.dumps(dict(run.test))}
+            except DivergedError:
+                row |= {"round": 0, "test": "{}"}
+            append(path, row | {"settings": json.dumps(recipe.changed)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.large", description=__doc__)
+    parser.add_argument("--root", required=True, help="the folder that holds the datasets")
+    parser.add_argument("--out", required=True, type=Path, help="where everything goes, and is read back from")
+    parser.add_argument("--data", nargs="+", default=["ku", "toy", "ml-latest-small", "ml-100k"])
+    parser.add_argument("--cells", nargs="+", default=list(BACKBONES), choices=BACKBONES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--budget", type=int, default=60, help="settings a cell [60]")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore")
+    for name in options.data:
+        data = fl.load(name, root=options.root)
+        for backbone, method in cells(options.cells, options.methods):
+            try:
+                recipe = search(data, backbone, method, options.budget, options.out)
+            except fl.FedlabError as error:
+                print(f"{name} {backbone} {method}: left out: {error}")
+                continue
+            final(data, backbone, method, recipe, options.out)
+
+
+if __name__ == "__main__":
+    main()
