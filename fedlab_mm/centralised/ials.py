@@ -65,7 +65,13 @@ class IALS(Baseline):
         return torch.from_numpy(users_UD @ items_ID.T)
 
     def objective(self, data: Dataset) -> float:
-        """What is minimised, at the factors that `scores` came to last."""
+        """What is minimised, at the factors that `scores` came to last.
+
+        Raises:
+            FedlabError: `scores` was not called.
+        """
+        if not hasattr(self, "factors"):
+            raise FedlabError("iALS has no factors yet: call scores(data) first")
         ones, (users_UD, items_ID) = interaction_matrix(data), self.factors
         own_P = (users_UD[data.train.users] * items_ID[data.train.items]).sum(axis=1)
         fit = ((1 - own_P) ** 2).sum() + self.unobserved * ((users_UD.T @ users_UD) * (items_ID.T @ items_ID)).sum()

@@ -109,7 +109,14 @@ def compare(
 def _with_controls(
     labels: Sequence[str], recipes: Sequence[Recipe], controls: Sequence[str]
 ) -> list[tuple[str, Recipe, str]]:
-    """(row, recipe, control of the data) of each row, controls behind the recipe that they are of."""
+    """(row, recipe, control of the data) of each row, controls behind the recipe that they are of.
+
+    Raises:
+        FedlabError: an unknown control, or nothing that fuses to set one beside.
+    """
+    controls = [controls] if isinstance(controls, str) else controls
+    if controls and not any(recipe.method in names("method") and recipe.method != "none" for recipe in recipes):
+        raise FedlabError(f"controls={list(controls)} stand beside methods that fuse, and none is among the recipes")
     for control in controls:
         if control != "none":
             lookup("control", control)

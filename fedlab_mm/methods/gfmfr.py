@@ -262,7 +262,7 @@ class Groups(Memory):
             self.behaviour_UK.index_add_(0, user_P.cpu(), self.features_IK[item_P.cpu()])
         self.n_rows_U.index_add_(0, user_P.cpu(), torch.ones(len(user_P), dtype=torch.float64))
         seen = np.union1d(np.flatnonzero(self.group_U >= 0), clients)
-        self.group_U[seen] = self._grouped(seen)
+        self.group_U[seen] = self.grouping.labels(self, seen)
 
         matrix_GC = by_group(rule, n_samples_C, self.group_U[clients], self.n_groups)
         weight_U = np.zeros(len(self.group_U))
@@ -282,9 +282,6 @@ class Groups(Memory):
             mean_K = self.shown_UK[members].mean(dim=0).to(self.table_IW)
             preferences_IG[:, group] = self.method.prefer(group, mean_K)
         self.pairs, self.shown = [], []  # they are large, and a round is all that they are for
-
-    def _grouped(self, seen: np.ndarray) -> np.ndarray:
-        return self.grouping.labels(self, seen)
 
     def clustered(self, vectors_CK: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Groups of like vectors, under names that keep as many clients as can be under the name they had."""

@@ -40,5 +40,7 @@ def test_controls_in_a_comparison(world, recipe):
 def test_what_is_no_control(world, recipe, toy):
     with pytest.raises(fl.FedlabError, match="unknown control 'mixed': there are: noise, shuffled"):
         fl.compare([recipe], [0], world, [], False, controls=["mixed"])
+    with pytest.raises(fl.FedlabError, match="stand beside methods that fuse, and none is among the recipes"):
+        fl.compare([recipe.but(method="none")], [0], world, [], False, controls="shuffled")
     with pytest.raises(fl.FedlabError, match="has no features to put under one"):
         controlled(fl.load("toy-clicks"), "shuffled")

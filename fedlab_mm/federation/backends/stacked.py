@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedlab_mm.data.negatives import Samples
+from fedlab_mm.federation.backends.base import Ranks
 from fedlab_mm.federation.backends.chunks import Chunk, Touched
 from fedlab_mm.federation.backends.gram import Gram
 from fedlab_mm.federation.backends.kernels import Kernel, Vmapped
 from fedlab_mm.federation.backends.linear import BIAS, HIDDEN, WEIGHT, LinearScores, outer, scores_linearly
-from fedlab_mm.federation.backends.loop import Ranks
 from fedlab_mm.federation.backends.solved import Solved
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.federation.client import Work

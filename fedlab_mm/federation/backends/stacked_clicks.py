@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fedlab_mm.federation.backends.loop import Backend
+from fedlab_mm.federation.backends.base import Backend
 from fedlab_mm.federation.channel import Intake
 from fedlab_mm.federation.clicker import Clicker, Local, block_of
 from fedlab_mm.federation.clicks import ClickFederation, ClickSamples
