@@ -3,10 +3,11 @@
     python -m benchmarks.large --root FOLDER --out FOLDER [--data ku toy] [--cells "fcf solved" fcf] [--budget 60]
 
 A cell is a backbone, solved or stepping, with a method. Its settings are drawn at random, as many for every cell, and
-judged by two seeds on validation; the best is trained with five, beside itself under the controls. Judged are warm
-targets: of items that nobody met a model with features is paid for where it happens to put them, shuffled ones too.
+halved on validation: all of them for a third of the rounds, the best quarter for all rounds, the best of those with a
+second seed. The winner of both seeds is trained with five, beside itself under the controls. Judged are warm targets:
+of items that nobody met a model with features is paid for where it happens to put them, shuffled ones too.
 Everything is written as it comes, so that the same command goes on where it stopped: `search.csv` (a row for each
-setting tried), `cells.csv` (a row for each cell, seed and control), and runs under `runs/`.
+setting tried on each rung), `cells.csv` (a row for each cell, seed and control), and runs under `runs/`.
 """
 
 import argparse
@@ -27,11 +28,13 @@ from fedlab_mm.errors import DivergedError
 BACKBONES = ("fedavg", "fcf", "pfedrec", "fedrap", "fedncf", "fcf solved")
 METHODS = ("none", "mlp", "vbpr", "fedvlr", "gfmfr", "prior")
 UNSOLVED = {"gfmfr"}  # is no square
-SEARCHED, FINAL = (0, 1), range(5)
+FINAL = range(5)
+# Each rung: the share of the settings that reach it, the share of the rounds that they train, their seeds.
+RUNGS: tuple[tuple[float, float, tuple[int, ...]], ...] = ((1, 1 / 3, (0,)), (1 / 4, 1, (0,)), (1 / 12, 1, (0, 1)))
 CONTROLS = ("", "shuffled")
 
 
-def drawn(rng: np.random.Generator, solved: bool, method: str) -> dict[str, Any]:
+def drawn(rng: np.random.Generator, backbone: str, method: str) -> dict[str, Any]:
     """Settings of one trial; rates and weights are log-uniform."""
 
     def between(low: float, high: float) -> float:
@@ -40,6 +43,7 @@ def drawn(rng: np.random.Generator, solved: bool, method: str) -> dict[str, Any]
     def of(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
 
+    solved = backbone.endswith("solved")
     settings: dict[str, Any] = {"weight_decay": of(0.0, 1e-5, 1e-4, 1e-3)}
     if solved:
         settings |= {"solver": "closed", "server_optimizer": "adam", "shared_lr": between(1e-3, 5e-2)}
@@ -52,6 +56,8 @@ def drawn(rng: np.random.Generator, solved: bool, method: str) -> dict[str, Any]
         settings |= {"optimizer": "adam", "lr": between(1e-3, 3e-2), "local_epochs": of(1, 5, 10)}
     if method not in ("none", "gfmfr"):
         settings["feature_scale"] = of(0.03, 0.1, 0.3)
+    if method in ("mlp", "vbpr", "fedvlr") and backbone != "fedncf":  # whose own table cannot begin silent
+        settings["init_scale"] = of(0.1, 0.0)
     if method == "prior":
         settings |= {"pull": between(3e-3, 0.3), "ridge": between(0.01, 1.0)}
     if method == "gfmfr":
@@ -72,10 +78,10 @@ def recipe_of(backbone: str, method: str, data: fl.Dataset, settings: dict[str, 
     return fl.Recipe(dataset=data.name, backbone=name, method=method, rounds=rounds, patience=15).but(**settings)
 
 
-def mean_valid(recipe: fl.Recipe, data: fl.Dataset, cache: Path) -> float:
-    """NDCG of warm validation targets at the best round, over the seeds of the search; minus one where one diverges."""
+def mean_valid(recipe: fl.Recipe, data: fl.Dataset, seeds: tuple[int, ...], cache: Path) -> float:
+    """NDCG of warm validation targets at the best round, over some seeds; minus one where one diverges."""
     values = []
-    for seed in SEARCHED:
+    for seed in seeds:
         try:
             run = fl.train(recipe.but(seed=seed), data, progress=False, cache=cache)
             h = run.history
@@ -91,32 +97,37 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def known(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["cell", "rung", "trial", "valid"])
 
 
 def search(data: fl.Dataset, backbone: str, method: str, budget: int, out: Path) -> fl.Recipe:
     """The best of a cell's settings on validation, going on from what was tried."""
     path, cell = out / "search.csv", f"{data.name} {backbone} {method}"
-    tried = known(path)
-    done = tried[tried["cell"] == cell].set_index("trial") if len(tried) else tried
-    solved = backbone.endswith("solved")
-    for trial in tqdm(range(budget), desc=cell, unit="setting"):
-        if trial in done.index:
-            continue
-        rng = np.random.default_rng([trial, *cell.encode()])
-        settings = drawn(rng, solved, method)
-        valid = mean_valid(recipe_of(backbone, method, data, settings), data, out / "runs")
-        append(path, {"cell": cell, "trial": trial, "valid": valid, "settings": json.dumps(settings)})
-    rows = known(path)
-    best = rows[(rows["cell"] == cell) & (rows["trial"] < budget)].sort_values("valid", ascending=False).iloc[0]
-    return recipe_of(backbone, method, data, json.loads(best["settings"]))
+    settings = [
+        drawn(np.random.default_rng([trial, *cell.encode()]), backbone, method) for trial in range(budget)
+    ]
+    trials = list(range(budget))
+    for rung, (share, of_rounds, seeds) in enumerate(RUNGS):
+        trials = trials[: max(2, round(budget * share))]
+        tried = known(path)
+        done = tried[(tried["cell"] == cell) & (tried["rung"] == rung)].set_index("trial")["valid"].to_dict()
+        for trial in tqdm(trials, desc=f"{cell}, rung {rung + 1}", unit="setting"):
+            if trial in done:
+                continue
+            recipe = recipe_of(backbone, method, data, settings[trial])
+            recipe = recipe.but(rounds=round(recipe.rounds * of_rounds))
+            done[trial] = mean_valid(recipe, data, seeds, out / "runs")
+            row = {"cell": cell, "rung": rung, "trial": trial, "valid": done[trial]}
+            append(path, row | {"settings": json.dumps(settings[trial])})
+        trials = sorted(trials, key=lambda trial: -done[trial])
+    return recipe_of(backbone, method, data, settings[trials[0]])
 
 
 def final(data: fl.Dataset, backbone: str, method: str, recipe: fl.Recipe, out: Path) -> None:
     """Five seeds of the best setting, and the same under each control."""
     path, cell = out / "cells.csv", f"{data.name} {backbone} {method}"
-    there = known(path)
-    done = set(zip(there["cell"], there["control"].fillna(""), there["seed"], strict=True)) if len(there) else set()
+    there = pd.read_csv(path) if path.exists() else pd.DataFrame({"cell": [], "control": [], "seed": []})
+    done = set(zip(there["cell"], there["control"].fillna(""), there["seed"], strict=True))
     for control in CONTROLS if method != "none" else CONTROLS[:1]:
         for seed in FINAL:
             if (cell, control, seed) in done:

@@ -92,6 +92,27 @@ def test_both_backends_agree(world, whole, method, solver, clients):
     torch.testing.assert_close(stacked.scores(), loop.scores(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("method", ["none", "fedvlr"])
+def test_what_each_client_uploads_is_the_same_in_both(world, whole, method, optimizer):
+    r = whole.but(method=method, solver="closed", optimizer=optimizer, lr=0.05, shared_lr=1e-3, local_epochs=3, chunk=4)
+    r = r.but(weight_decay=0.01)
+    seen: dict[str, dict] = {}
+    for engine in ("loop", "stacked"):
+        federation = engine_of(engine, r, world)
+        federation.step()
+        uploads = seen[engine] = {}
+        federation.channel.watch(lambda upload, _, uploads=uploads: uploads.update({upload.client: upload}))
+        federation.step()
+        seen[engine + " private"] = private_of(federation)
+    assert len(seen["loop"]) == world.n_users
+    for u, upload in seen["loop"].items():
+        for name, value in upload.values.items():
+            torch.testing.assert_close(seen["stacked"][u].values[name], value, rtol=1e-9, atol=1e-9, msg=name)
+    for name, value in seen["loop private"].items():
+        torch.testing.assert_close(seen["stacked private"][name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_go_down_the_objective_and_the_closed_client_is_below(world, whole, method):
     losses = {}

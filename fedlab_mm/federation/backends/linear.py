@@ -79,7 +79,7 @@ class _LinearClients:
         private = tensors_of(chunk.private)
         self.theta_CD, self.bias_C1 = private[WEIGHT][:, 0], private[BIAS]
         self.x_CNK, self.personal_CND = chunk.gather(kernel.table_IK), chunk.personal_CNW
-        self.routers = _Routers(kernel, chunk, private, self.x_CNK) if self.method.routes else None
+        self.routers = Routers(kernel, chunk, private, self.x_CNK) if self.method.routes else None
         moved = {n: p for n, p in private.items() if self.routers is None or n not in self.routers.by_hand}
         if self.personal_CND is not None:
             moved[PERSONAL] = self.personal_CND
@@ -218,10 +218,10 @@ class _LinearClients:
         return penalty_C.detach(), grad_common, grad_personal
 
 
-class _Routers:
+class Routers:
     """A chunk's routers, each with weights of its own: w = softmax(W₂ relu(W₁x + b₁) + b₂), x standing still."""
 
-    def __init__(self, kernel: LinearScores, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
+    def __init__(self, kernel: Kernel, chunk: Chunk, private: Mapping[str, Tensor], x_CNK: Tensor):
         self.kernel, self.private = kernel, private
         kind = RankOneLayer if kernel.method.steps_are_plain and HIDDEN not in kernel.method.shown else PlainLayer
         self.layer = kind(private[HIDDEN], times(chunk.batch.own_N, x_CNK))
