@@ -31,7 +31,7 @@ def traffic(method: Method, sent: Mapping[str, Tensor]) -> Traffic:
     download = per_row = whole = 0
     for name, part in method.parts.items():
         numbers = sent[name].numel()
-        if part.moves or part.upload:
+        if (part.moves or part.upload) and not part.told:
             download += 4 * numbers
         if part.upload and method.sends_rows(name):
             per_row += numbers // method.n_items

@@ -25,7 +25,7 @@ from fedlab_mm.fusion import signals_of
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.parts import PERSONAL, Batch, Client, Memory, Parameters, Part, Shared
 from fedlab_mm.methods.rates import Rates
-from fedlab_mm.methods.whole import GRAM, OverAllItems, refuse_what_is_not_linear
+from fedlab_mm.methods.whole import GRAM, MET, OverAllItems, refuse_what_is_not_linear
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup
 from fedlab_mm.routing import Router, route
@@ -147,6 +147,8 @@ class Method(OverAllItems, Rates):
             self.parts[GRAM] = Part(by_item=False, moves=False, upload="gradient")
             if item_table is not None:
                 self.parts["item_table"] = Part(by_item=True, moves=False, upload="gradient")
+            if r.server_steps > 1:
+                self.parts[MET] = Part(by_item=True, moves=False, upload="gradient", told=True)
             nn.init.zeros_(self.client.get_parameter(BIAS))
             self.untrained.add(BIAS)  # it would be seen by every item
 
@@ -268,11 +270,17 @@ class Method(OverAllItems, Rates):
     def server_update(self, sent: Parameters, mixed: Parameters, optimizer: torch.optim.Optimizer | None) -> None:
         """Add Σ_u α_u (value_u − value) where values came back, which is their mean; step along Σ_u α_u ∇_u,
         pulled back through what was sent, where gradients did."""
-        pulled = [n for n, part in self.parts.items() if part.upload == "gradient"]
+        pulled = [n for n, part in self.parts.items() if part.upload == "gradient" and not part.told]
         if optimizer is not None:
-            optimizer.zero_grad()
-            torch.autograd.backward([sent[n] for n in pulled], [mixed[n] for n in pulled])
-            optimizer.step()
+            now, gradients, n_steps = sent, mixed, self.recipe.server_steps
+            sent_IK = self._rows(sent).detach().clone() if n_steps > 1 else None  # a table moves in place
+            for step in range(n_steps):
+                if step and sent_IK is not None:
+                    now = self.broadcast()
+                    gradients = self.gradient_further_on(now, sent_IK, mixed)
+                optimizer.zero_grad()
+                torch.autograd.backward([now[n] for n in pulled], [gradients[n] for n in pulled])
+                optimizer.step()
         with torch.no_grad():
             for name, part in self.parts.items():
                 if part.upload == "value":

@@ -27,6 +27,7 @@ class Part:
         upload: "value", its copy after the local epochs; "gradient", summed over them; None, nothing.
         by_group: its last axis are the groups of clients; a client is sent the column of its own, [I, …]. It stands
             still: what groups hold is moved on the server.
+        told: it is nothing that a client needs, but a shape, in zeros, of what it tells; it is not downloaded.
 
     Raises:
         FedlabError: a part by group that clients would move or upload.
@@ -36,6 +37,7 @@ class Part:
     moves: bool
     upload: str | None
     by_group: bool = False
+    told: bool = False
 
     def __post_init__(self) -> None:
         if self.by_group and (self.moves or self.upload or not self.by_item):

@@ -13,11 +13,21 @@ The server sends G with the items. A client uploads its gradient with respect to
 respect to G, which is α₀ q_u q_uᵀ + λ α₀ 1: a matrix of K × K numbers, never a dense table. The server pulls both back
 through what it sent; through G = XᵀX the second becomes 2 X ∂L/∂G.
 
+More steps from the same sums (`server_steps`). With the clients' θ fixed L is a square in the items. Its part over the
+whole catalogue the server knows exactly, for ∂L/∂G does not depend on X. Of a client's own rows it knows the gradient
+g_i at the X⁰ that was sent; what it lacks is the curvature 2 Σ_{u∋i} α_u (q_u q_uᵀ + λ 1), K² numbers a row. It takes
+the mean client's for each of those that hold the item,
+
+    ∂L/∂x_i ≈ g_i + 2 n_i ∂L/∂G/α₀ (x_i − x_i⁰),        n_i = Σ_{u∋i} α_u,
+
+so all that clients tell beside is that they hold a row: the part "met", whose gradient is 1 there.
+
 | symbol | here |
 |---|---|
 | α₀, λ | the recipe's `unobserved`, `reg` |
 | x_i | a row of "item_table", or of "views" with its E views side by side, [K] |
 | G | the part "gram" |
+| n_i | what comes back of the part "met" |
 """
 
 from collections.abc import Callable
@@ -30,10 +40,10 @@ from fedlab_mm.backbones import Backbone, LinearBackbone
 from fedlab_mm.errors import FedlabError
 from fedlab_mm.losses import Loss
 from fedlab_mm.methods.optimizers import LocalOptimizer
-from fedlab_mm.methods.parts import Batch, Parameters
+from fedlab_mm.methods.parts import Batch, Parameters, Part
 from fedlab_mm.recipe import Recipe
 
-GRAM = "gram"
+GRAM, MET = "gram", "met"
 
 
 def gram_of(items_IK: Tensor) -> Tensor:
@@ -87,6 +97,7 @@ class OverAllItems:
     recipe: Recipe
     loss: Loss
     n_items: int
+    parts: dict[str, Part]
     routes: ClassVar[bool]
     weights: Callable[[Tensor, Parameters, Tensor], Tensor]
     views: Callable[[Parameters], Tensor]
@@ -104,7 +115,8 @@ class OverAllItems:
         seen = label_N.sum() + r.unobserved * self.n_items
         sizes = (label_N * rows_NK.square().sum(dim=1)).sum() + r.unobserved * gram_KK.diagonal().sum()
         of_items = self.loss.of(logits_N, label_N).sum() + r.unobserved * (q_K @ gram_KK @ q_K)
-        return of_items + r.reg * (seen * theta_D.square().sum() + sizes)
+        told = (label_N * local[MET]).sum() if MET in local else 0.0  # zero; its gradient says what is held
+        return of_items + r.reg * (seen * theta_D.square().sum() + sizes) + told
 
     def _rows(self, local: Parameters) -> Tensor:
         """The item rows that `local` holds, as they were sent: [N, K]; leading axes are carried along."""
@@ -112,7 +124,26 @@ class OverAllItems:
 
     def with_gram(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is sent, and under a loss over all items its Gram matrix."""
-        return {**sent, GRAM: gram_of(self._rows(sent))} if self.loss.whole else sent
+        if not self.loss.whole:
+            return sent
+        rows_IK = self._rows(sent)
+        met = {MET: rows_IK.new_zeros(len(rows_IK))} if MET in self.parts else {}
+        return {**sent, GRAM: gram_of(rows_IK), **met}
+
+    @torch.no_grad()
+    def gradient_further_on(self, now: Parameters, sent_IK: Tensor, mixed: Parameters) -> dict[str, Tensor]:
+        """What would come back if the same clients were sent what the server makes `now`, as far as it can tell.
+
+        Args:
+            sent_IK: the rows that they were sent; mixed: what came back.
+        """
+        moved_IK = self._rows(now) - sent_IK
+        curved_KK = (mixed[GRAM] + mixed[GRAM].T) / self.recipe.unobserved  # twice; noise may have bent it
+        size_K, axis_KK = torch.linalg.eigh(curved_KK)
+        met_I = mixed[MET].clamp(min=0)
+        bent_IK = met_I[:, None] * ((moved_IK @ axis_KK) * size_K.clamp(min=0)) @ axis_KK.T
+        part = "views" if "views" in now else "item_table"
+        return {**mixed, part: mixed[part] + bent_IK.view_as(mixed[part])}
 
     @torch.no_grad()
     def solve(self, local: Parameters, batch: Batch, stacked: bool) -> Tensor:

@@ -76,6 +76,9 @@ class Ranking(Task):
                 exactly, which takes the loss "implicit", a score that is linear in the item, and no negatives.
             unobserved: α₀ of that loss, the weight of an item that a client does not hold beside 1 of one that it does.
             reg: λ of that loss, of predictors and of item rows, scaled by how much each is seen.
+            server_steps: steps of the server in a round from the same uploads, of clients that solve: the first along
+                their gradient, the others along that of the square it belongs to (`fedlab_mm.methods.whole`). Clients
+                then tell which rows they hold, one number a row.
             negatives: negatives drawn per positive, anew each round.
             negatives_by: "uniform", or "popularity", an item's training interactions plus one, which every client must
                 then be told.
@@ -104,6 +107,7 @@ class Ranking(Task):
         solver: str = setting("steps", one_of("steps", "closed"))
         unobserved: float = setting(0.03, POSITIVE)
         reg: float = setting(0.06, NOT_NEGATIVE)
+        server_steps: int = setting(1, at_least(1))
         negatives: int = setting(4, at_least(1))
         negatives_by: str = setting("uniform", one_of("uniform", "popularity"))
         id_lr_scale: float | None = setting(None, POSITIVE_OR_NONE)
@@ -122,6 +126,11 @@ class Ranking(Task):
                 raise FedlabError(f"unobserved={self.unobserved}: lies in (0, 1], the weight of an item that is held")
             if self.solver == "closed" and self.loss not in (None, "implicit"):
                 raise FedlabError(f"solver='closed' solves loss='implicit', and loss is '{self.loss}'")
+            if self.server_steps > 1 and self.solver != "closed":
+                raise FedlabError(
+                    f"server_steps={self.server_steps}: only of clients that solve (solver='closed') does the server "
+                    "know more than a gradient"
+                )
             if not self.operators:
                 raise FedlabError("operators is empty: name at least one, e.g. operators=('sum',)")
             if len(set(self.operators)) < len(self.operators):

@@ -204,3 +204,58 @@ def test_clipping_covers_the_matrix_too(world, whole):
     sent = {n: p.detach() for n, p in federation.broadcast().items()}
     work = train_clients(federation, samples, np.full(3, 1 / 3), sent)
     assert set(work.mixed) == {"item_table", "gram"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_server_steps_from_the_same_sums_are_the_same_in_both(world, whole, method):
+    r = whole.but(method=method, solver="closed", server_steps=4, chunk=4, server_optimizer="adam", shared_lr=0.01)
+    loop, stacked = (engine_of(engine, r, world) for engine in ("loop", "stacked"))
+    for _ in range(3):
+        a, b = loop.step(), stacked.step()
+        assert (a.upload_bytes, a.download_bytes) == (b.upload_bytes, b.download_bytes)
+    for name, value in loop.state().items():
+        torch.testing.assert_close(stacked.state()[name], value, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_the_further_steps_are_along_the_objective_where_the_server_can_know_it(world, whole):
+    """Of one client the mean client's curvature is its own, so the model is the objective itself."""
+    r = whole.but(method="none", solver="closed", server_steps=3, clients=1 / world.n_users, shared_lr=1e-3)
+    r = r.but(server_optimizer="sgd", id_lr_scale=1.0)
+    federation = engine_of("stacked", r, world)
+    table = federation.method.shared.item_table.detach().clone()
+    federation.step()
+    (u,) = federation.last_clients
+    theta_D, router = parts_of(federation, int(u))
+    for _ in range(3):
+        leaf = table.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(written_out(federation, int(u), theta_D, router, {"item_table": leaf}), leaf)
+        table = table - 1e-3 * gradient
+    torch.testing.assert_close(federation.method.shared.item_table.detach(), table, rtol=1e-9, atol=1e-11)
+
+
+def test_clients_then_tell_which_rows_they_hold_and_nothing_more_is_sent(world, whole):
+    federations = [
+        engine_of("stacked", whole.but(method="none", solver="closed", server_steps=n), world) for n in (1, 4)
+    ]
+    uploads: dict[int, fl.Upload] = {}
+    federations[1].channel.watch(lambda upload, _: uploads.update({upload.client: upload}))
+    one, four = (federation.step() for federation in federations)
+    assert one.download_bytes == four.download_bytes
+    assert four.upload_bytes - one.upload_bytes == 4 * len(world.train.items)
+    for u, upload in uploads.items():
+        assert upload.values["∇met"].tolist() == [1.0] * len(world.train[u])
+
+
+def test_more_server_steps_need_fewer_rounds(world, whole):
+    """To what iALS reaches."""
+    best = {}
+    for steps in (1, 10):
+        r = whole.but(method="none", solver="closed", server_steps=steps, server_optimizer="adam", shared_lr=0.02)
+        federation = engine_of("stacked", r, world)
+        best[steps] = [federation.step().loss for _ in range(40)][-1]
+    assert best[10] < best[1]
+
+
+def test_more_server_steps_are_for_clients_that_solve(recipe):
+    with pytest.raises(fl.FedlabError, match="server_steps=3: only of clients that solve"):
+        recipe.but(server_steps=3)

@@ -18,7 +18,7 @@ from fedlab_mm.federation.backends.chunks import Chunk, tensors_of
 from fedlab_mm.federation.backends.kernels import Kernel
 from fedlab_mm.federation.backends.linear import HIDDEN, WEIGHT, RankOneLayer, Routers, outer, scores_linearly
 from fedlab_mm.methods import Method
-from fedlab_mm.methods.whole import GRAM, solved
+from fedlab_mm.methods.whole import GRAM, MET, solved
 from fedlab_mm.routing import times
 
 
@@ -114,8 +114,11 @@ class _SolvedClients:
         eye_KK = torch.eye(len(self.gram_KK), dtype=self.gram_KK.dtype, device=self.gram_KK.device)
         if kernel.intake.channel.transparent:
             kernel.intake.add_rows(self.part, chunk.rows_CN, chunk.weighted(grad_x))
+            if MET in kernel.intake.mixed:
+                kernel.intake.add_rows(MET, chunk.rows_CN, chunk.weighted(self.label_CN))
             summed_KK = self.q_CK.T @ (chunk.alpha_C[:, None] * self.q_CK)
             kernel.intake.mixed[GRAM] += r.unobserved * (summed_KK + r.reg * chunk.alpha_C.sum() * eye_KK)
         else:
             own_CKK = self.q_CK[:, :, None] * self.q_CK[:, None] + r.reg * eye_KK
-            kernel.hand_in(chunk, {self.part: grad_x, GRAM: r.unobserved * own_CKK})
+            met = {MET: self.label_CN} if MET in kernel.method.parts else {}
+            kernel.hand_in(chunk, {self.part: grad_x, GRAM: r.unobserved * own_CKK, **met})
