@@ -47,7 +47,7 @@ def drawn(rng: np.random.Generator, backbone: str, method: str) -> dict[str, Any
     settings: dict[str, Any] = {"weight_decay": of(0.0, 1e-5, 1e-4, 1e-3)}
     if solved:
         settings |= {"solver": "closed", "server_optimizer": "adam", "shared_lr": between(1e-3, 5e-2)}
-        settings |= {"reg": between(0.01, 0.3), "unobserved": between(3e-3, 0.3)}
+        settings |= {"reg": between(0.01, 0.3), "unobserved": between(3e-3, 0.3), "server_steps": of(1, 5, 20)}
         if method == "fedvlr":
             settings |= {"lr": between(0.01, 1.0), "local_epochs": of(1, 5)}
     elif of(True, False):
