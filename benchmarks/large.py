@@ -103,9 +103,7 @@ def known(path: Path) -> pd.DataFrame:
 def search(data: fl.Dataset, backbone: str, method: str, budget: int, out: Path) -> fl.Recipe:
     """The best of a cell's settings on validation, going on from what was tried."""
     path, cell = out / "search.csv", f"{data.name} {backbone} {method}"
-    settings = [
-        drawn(np.random.default_rng([trial, *cell.encode()]), backbone, method) for trial in range(budget)
-    ]
+    settings = [drawn(np.random.default_rng([trial, *cell.encode()]), backbone, method) for trial in range(budget)]
     trials = list(range(budget))
     for rung, (share, of_rounds, seeds) in enumerate(RUNGS):
         trials = trials[: max(2, round(budget * share))]

@@ -53,6 +53,17 @@ def test_noise_too_small_to_hide_a_change_hides_nothing(data, changes):
     assert told.loc["uploads", "auc"] > 0.97  # a lie about a row hides it for a round
 
 
+def test_a_client_that_solves_tells_much_by_its_matrix_alone(data):
+    """θθᵀ is the prediction function but for a sign, and the server has the items; in a sum it is one of many."""
+    closed = recipe(solver="closed", server_optimizer="adam", shared_lr=0.02, server_steps=5)
+    table = fl.attack("items", closed, data, rounds=3, progress=False)
+    assert table.loc["uploads", "auc"] > 0.99 and table.loc["uploads, matrix only", "auc"] > 0.8
+    noisy = fl.attack("items", closed.but(noise=1e-6, rows="all"), data, rounds=3, progress=False)
+    assert noisy.loc["uploads, side only", "auc"] > 0.95  # nothing but own rows moves, so their side is plain
+    hidden = fl.attack("items", closed, data, rounds=3, secure=True, progress=False)
+    assert list(hidden.index) == ["uploads", "popularity alone"] and hidden.loc["uploads", "auc"] < 0.75
+
+
 def test_secure_aggregation_hides_a_client_in_the_sum(data):
     hidden = fl.attack("items", recipe(), data, rounds=3, secure=True, progress=False)
     assert list(hidden.index) == ["uploads", "popularity alone"]

@@ -17,7 +17,7 @@ def infer_items(scene: Scene) -> pd.DataFrame:
     if not ledger.secure:
         rows |= {f"uploads, {signal} only": report(ledger.scores_UI(signal), own_UI) for signal in ("touched", "side")}
     if ledger.as_seen is not None:
-        rows["prediction function shown"] = report(ledger.scores_UI("shown"), own_UI)
+        rows[ledger.seen_by] = report(ledger.scores_UI("shown"), own_UI)
     popularity_UI = np.tile(scene.data.popularity_I.astype(float), (scene.data.n_users, 1))
     rows["popularity alone"] = report(popularity_UI, own_UI)
     return pd.DataFrame(rows).T

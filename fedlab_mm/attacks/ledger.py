@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedlab_mm.attacks.lines import Line, moved, orient, place_on_line
 from fedlab_mm.methods.base import Method
+from fedlab_mm.methods.whole import GRAM
 from fedlab_mm.records import Upload
 
 
@@ -17,7 +18,8 @@ class Ledger:
     """What a server writes down while it runs a federation.
 
     Attributes:
-        n_users, n_items: of the federation; negatives: how many a client draws for each of its items, by the recipe.
+        n_users, n_items: of the federation; negatives: how many a client draws for each of its items, by the recipe;
+            none under a loss over the whole catalogue.
         pulls: the size of the loss's slope at a score of zero, for an own item and for a negative.
         secure: does it see sums only?
         noise, hidden: the server knows the recipe: the variance of what a client adds to each number, and whether it
@@ -28,6 +30,7 @@ class Ledger:
         norm_TI, there_TU: under secure aggregation, each round's size of the sum's rows, and who was in it.
         by_item: the names of the method's parts that have a row for each item.
         as_seen: how an upload scores all items, [I], under the prediction function that it shows; None where none does.
+        seen_by: what of an upload shows it, as reports name it.
         shown_UI: those scores, from the last upload of each client.
     """
 
@@ -40,6 +43,7 @@ class Ledger:
     hidden: bool = False
     as_seen: Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None = None
     by_item: Collection[str] = ()
+    seen_by: str = "prediction function shown"
     seen_U: np.ndarray = field(init=False)
     own_U: np.ndarray = field(init=False)
     touched_UI: np.ndarray = field(init=False)
@@ -52,11 +56,13 @@ class Ledger:
     def of(cls, method: Method, n_users: int, secure: bool) -> "Ledger":
         """What a server writes down that runs this method, and knows its recipe."""
         recipe = method.recipe
+        negatives = 0 if method.loss.whole else recipe.negatives
         slopes = method.loss.slope(torch.zeros(2), torch.tensor([1.0, 0.0])).abs().tolist()
         pulls, hidden = (slopes[0], slopes[1]), recipe.rows != "touched"
         by_item = [name for name, part in method.parts.items() if part.by_item]
-        shows = as_seen(method)
-        return cls(n_users, method.n_items, recipe.negatives, pulls, secure, recipe.noise, hidden, shows, by_item)
+        shows = as_seen(method, secure)
+        seen_by = "uploads, matrix only" if method.loss.whole else cls.seen_by
+        return cls(n_users, method.n_items, negatives, pulls, secure, recipe.noise, hidden, shows, by_item, seen_by)
 
     def __post_init__(self) -> None:
         self.seen_U = np.zeros(self.n_users)
@@ -100,7 +106,7 @@ class Ledger:
             self.seen_U[clients] += 1
             there = np.zeros(self.n_users)
             there[clients] = 1
-            by_item = [mixed[name].flatten(1) for name in self.by_item if name in mixed]
+            by_item = [mixed[name].reshape(self.n_items, -1) for name in self.by_item if name in mixed]
             size = torch.cat(by_item, dim=1).double().norm(dim=1) if by_item else torch.zeros(self.n_items)
             self.norm_TI.append(size.cpu().numpy())
             self.there_TU.append(there)
@@ -132,13 +138,25 @@ class Ledger:
         return scores_UI
 
 
-def as_seen(method: Method) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None:
-    """How a server scores all items under what an upload shows of its prediction function, [I]; None where uploads show
-    nothing of it."""
+def as_seen(method: Method, secure: bool) -> Callable[[Upload, Mapping[str, Tensor]], np.ndarray] | None:
+    """How a server scores all items under what an upload tells of its prediction function, [I]; None where uploads tell
+    nothing of it. A predictor that is shown is in no sum, so secure aggregation does not hide it; a matrix it does."""
+    if method.loss.whole:
+        return None if secure else by_matrix
     readable = method.shown and all(n.startswith("backbone.") for n in method.shown) and "item_table" in method.parts
     if not readable:
         return None
     return lambda upload, sent: method.as_seen(upload.values, sent["item_table"]).cpu().numpy()
+
+
+def by_matrix(upload: Upload, sent: Mapping[str, Tensor]) -> np.ndarray:
+    """All items' scores by the q of a client that uploads α₀ (q qᵀ + λ 1): its first axis, [I]. The axis has no sign;
+    scores of own items are near one and the others' near zero, so it is turned that way."""
+    matrix_KK = upload.values[f"∇{GRAM}"].double()
+    q_K = torch.linalg.eigh((matrix_KK + matrix_KK.T) / 2).eigenvectors[:, -1]
+    rows_IK = sent["views"].flatten(1) if "views" in sent else sent["item_table"]
+    scores_I = rows_IK.double() @ q_K
+    return (scores_I * scores_I.pow(3).sum().sign()).cpu().numpy()
 
 
 def row_changes(
@@ -155,7 +173,7 @@ def row_changes(
         name = label.removeprefix("∇")
         if name in (by_item if whole else upload.by_row):
             change = value if label.startswith("∇") else value - (sent[name] if whole else sent[name][rows])
-            columns.append(change.flatten(1))
+            columns.append(change.reshape(len(change), -1))
     if not columns:
         return np.zeros(0, dtype=np.int64), np.zeros((0, 1))
     if whole:

@@ -63,6 +63,8 @@ def orient(
     With one negative for each item, few items and a single round to see, nothing tells the sides apart but that a
     negative may have come twice.
 
+    Where no negatives are drawn own items alone are moved, all of them one way, and each round says it by itself.
+
     Args:
         place_TI: a client's places, from its first round on, zero where nothing came.
         n_own: how many items it has; negatives: how many it draws for each.
@@ -73,6 +75,9 @@ def orient(
     >>> orient(np.array([[0.5], [-0.5]]) * (np.array(drawn) - own), n_own=3, negatives=1).tolist()
     [-1.0, 1.0]
     """
+    if not negatives:
+        told_TI = place_TI if loud_TI is None or not loud_TI.any() else place_TI * loud_TI
+        return np.where((told_TI**3).sum(axis=1) >= 0, 1.0, -1.0)
     others, drawn = max(place_TI.shape[1] - n_own, 1.0), negatives * n_own
     unit_TI = place_TI / (np.linalg.norm(place_TI, axis=1) + TINY)[:, None]
     place_TI = place_TI if loud_TI is None else place_TI * loud_TI

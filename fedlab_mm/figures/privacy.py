@@ -100,22 +100,27 @@ class NoiseSweep(Exhibit):
 
 @register("figure", "defences-ku")
 class Defences(Exhibit):
-    """Each defence of FCF: utility, ε, and item inference."""
+    """Each defence of FCF, whose clients step or solve: utility, ε, and item inference."""
 
     source = "none: the papers do not ask what their noise buys"
     caption = (
         "What each defence of FCF costs (NDCG@50, mean and range of three seeds) and buys: how well a server tells a "
         "client's items from what it sees in five rounds (AUC, with its 95 % interval over users), and the ε that is "
-        "proven, if any."
+        "proven, if any. Clients take SGD's steps (filled) or solve for their predictor (hollow)."
     )
 
-    def base(self) -> Recipe:
-        return Recipe(dataset="ku", backbone="fcf", method="none", patience=20)
+    def bases(self) -> dict[str, Recipe]:
+        base = Recipe(dataset="ku", backbone="fcf", method="none", patience=20)
+        return {"steps": base, "solved": base.but(solver="closed", server_optimizer="adam", rounds=80)}
 
     def settings(self) -> dict[str, Any]:
-        tried = {name: recipe for name, recipe, _ in self.tried(self.base(), None)}
-        own = {"grid": list(LIGHT), "clips": list(CLIPS), "epsilons": list(EPSILONS), "seeds": list(self.seeds)}
-        return {**as_settings(tried), **own, "rounds watched": WATCHED}
+        tried = {
+            f"{client} | {name}": recipe
+            for client, base in self.bases().items()
+            for name, recipe, _ in self.tried(base, None)
+        }
+        grids = {"grid": list(LIGHT), "grid of solved": SOLVED, "clips": list(CLIPS), "epsilons": list(EPSILONS)}
+        return {**as_settings(tried), **grids, "seeds": list(self.seeds), "rounds watched": WATCHED}
 
     def tried(self, base: Recipe, data: Dataset | None) -> Iterator[tuple[str, Recipe, bool]]:
         """(name, recipe, does the server see sums only), the private ones tuned on `data`, or left open without."""
@@ -123,7 +128,7 @@ class Defences(Exhibit):
         yield "all rows", base.but(rows="all"), False
         for noise in (0.1, 1.0):
             yield f"noise {noise:g}", base.but(noise=noise), False
-        for noise in (0.1, 1.0, 10.0):
+        for noise in (0.01, 0.1, 1.0, 10.0):
             yield f"noise {noise:g}, all rows", base.but(noise=noise, rows="all"), False
         yield "noise 0.1, rows flipped at ε 1", base.but(noise=0.1, rows="flipped", row_epsilon=1.0), False
         yield "sums only", base, True
@@ -132,14 +137,19 @@ class Defences(Exhibit):
             yield name, base if data is None else private(base, data, target), True
 
     def measure(self, data: Any, cache: str | None = None) -> pd.DataFrame:
-        base = tune(self.base(), LIGHT, data, progress=False, cache=cache)
         rows: list[dict[str, Any]] = []
-        for name, recipe, secure in tqdm(list(self.tried(base, data)), desc="defences", unit="defence"):
-            read = self.read(recipe, data, "uploads", secure)
-            proven = privacy.of_recipe(recipe, data.n_users)
-            about = {"defence": name, "clip": recipe.clip, "z": recipe.noise_multiplier} | proven | dict(read)
-            rows += [about | row for row in measured(recipe, data, self.seeds, cache)]
-        popularity = self.read(base, data, "popularity alone")
+        for client, untuned in self.bases().items():
+            grid: Any = SOLVED if untuned.solver == "closed" else LIGHT
+            base = tune(untuned, grid, data, progress=False, cache=cache)
+            for name, recipe, secure in tqdm(list(self.tried(base, data)), desc=f"defences, {client}", unit="defence"):
+                read = self.read(recipe, data, "uploads", secure)
+                proven = privacy.of_recipe(recipe, data.n_users)
+                about = {"client": client, "defence": name, "clip": recipe.clip, "z": recipe.noise_multiplier}
+                rows += [about | proven | read | row for row in measured(recipe, data, self.seeds, cache)]
+            if client == "solved":
+                matrix = self.read(base, data, "uploads, matrix only")
+                rows.append({"client": client, "defence": "the matrix alone", "epsilon": math.nan, **matrix})
+        popularity = self.read(self.bases()["steps"], data, "popularity alone")
         return pd.DataFrame([*rows, {"defence": "popularity alone", "epsilon": math.nan, **popularity}])
 
     def read(self, recipe: Recipe, data: Dataset, row: str, secure: bool = False) -> dict[str, Any]:
@@ -150,6 +160,7 @@ class Defences(Exhibit):
         return plotting.plot_defences(table)
 
 
+SOLVED = {"shared_lr": [0.01, 0.03], "unobserved": [0.01, 0.03, 0.1]}
 CLIPS = (0.03, 0.1, 0.3, 1.0, 3.0)
 EPSILONS = (1000.0, 100.0, 10.0, 1.0)
 

@@ -89,25 +89,30 @@ def plot_noise(table: pd.DataFrame) -> Figure:
 
 
 def plot_defences(table: pd.DataFrame) -> Figure:
-    """What each defence costs and buys: utility to the left, attack to the right, defences as rows.
+    """What each defence costs and buys: utility to the left, attack to the right, defences as rows; clients that step
+    filled, clients that solve hollow.
 
     Args:
-        table: columns defence, seed, ndcg@50, auc, "auc low", "auc high", epsilon; "popularity alone" is drawn as a
-            line.
+        table: columns client ("steps" or "solved"; all step, if it is left out), defence, seed, ndcg@50, auc,
+            "auc low", "auc high", epsilon; "popularity alone" is drawn as a line.
     """
     floor = table[table["defence"] == "popularity alone"]
     table = table[table["defence"] != "popularity alone"]
-    rows = list(dict.fromkeys(table["defence"]))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 0.34 * len(rows) + 1.1), layout="constrained", sharey=True)
-    for y, name in enumerate(rows):
-        part = table[table["defence"] == name]
-        ndcg, first = part["ndcg@50"], part.iloc[0]
-        left.plot([ndcg.min(), ndcg.max()], [y, y], color=PALETTE[0])
-        left.plot(ndcg.mean(), y, "o", color=PALETTE[0])
+    if "client" not in table:
+        table = table.assign(client="steps")
+    rows, clients = list(dict.fromkeys(table["defence"])), list(dict.fromkeys(table["client"]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 0.36 * len(rows) + 1.2), layout="constrained", sharey=True)
+    for (client, name), part in table.groupby(["client", "defence"], sort=False):
+        y = rows.index(str(name)) + (clients.index(str(client)) - (len(clients) - 1) / 2) * 0.36
+        fill = "white" if client == "solved" else None
+        ndcg, first = part["ndcg@50"].dropna(), part.iloc[0]
+        if len(ndcg):
+            left.plot([ndcg.min(), ndcg.max()], [y, y], color=PALETTE[0])
+            left.plot(ndcg.mean(), y, "o", color=PALETTE[0], markerfacecolor=fill, markersize=5)
         right.plot([first["auc low"], first["auc high"]], [y, y], color=PALETTE[1])
-        right.plot(first["auc"], y, "s", color=PALETTE[1])
-        proven = "" if not np.isfinite(first["epsilon"]) else f"ε = {first['epsilon']:,.0f}"
-        right.text(1.04, y, proven, va="center", fontsize=8)
+        right.plot(first["auc"], y, "s", color=PALETTE[1], markerfacecolor=fill, markersize=5)
+        if np.isfinite(first["epsilon"]):
+            right.text(1.04, rows.index(str(name)), f"ε = {first['epsilon']:,.0f}", va="center", fontsize=8)
     right.axvline(0.5, linestyle=":", color="0.45", linewidth=1)
     right.text(0.5, -0.8, "coin", fontsize=7, ha="center", color="0.3")
     if len(floor):
@@ -117,8 +122,14 @@ def plot_defences(table: pd.DataFrame) -> Figure:
     left.set_ylim(len(rows) - 0.5, -1.1)
     left.set_xlim(0, None)
     left.set_xlabel("test NDCG@50")
-    right.set_xlim(0.45, 1.03)
+    right.set_xlim(0.4, 1.03)
     right.set_xlabel("AUC of item inference")
+    if len(clients) > 1:
+        told = {"steps": "clients step", "solved": "clients solve"}
+        for client in clients:
+            fill = "white" if client == "solved" else None
+            left.plot([], [], "o", color=PALETTE[0], markerfacecolor=fill, markersize=5, label=told[client])
+        figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=2)
     for axis in (left, right):
         axis.grid(axis="y", color="0.92")
         bare(axis)
@@ -129,9 +140,11 @@ def plot_tradeoffs(table: pd.DataFrame) -> Figure:
     """Utility against what is proven (ε), and against what an attack still learns, each defence a numbered dot.
 
     Args:
-        table: columns defence, seed, ndcg@50, auc, epsilon; "popularity alone" is left out.
+        table: columns client, defence, seed, ndcg@50, auc, epsilon; of clients that step, without "popularity alone".
     """
     table = table[table["defence"] != "popularity alone"]
+    if "client" in table:
+        table = table[table["client"] == "steps"]
     means = table.groupby("defence", sort=False)[["ndcg@50", "auc", "epsilon"]].mean()
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10.4, 0.22 * len(means) + 1.4), layout="constrained", sharey=True, width_ratios=(2, 3)

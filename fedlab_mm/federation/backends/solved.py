@@ -3,7 +3,8 @@
 With q = θ, or w ⊗ θ under a router with weights w, s_n = q·x_n and y_n = 1 at its own items, client u's gradients (see
 `methods.whole`) are
 
-    ∂L/∂x_n = 2 y_n ((s_n − 1) q + λ x_n),      ∂L/∂G = α₀ (q qᵀ + λ 1),      ∂L/∂q = 2 (Σ_n y_n (s_n − 1) x_n + α₀ G q),
+    ∂L/∂x_n = 2 y_n ((s_n − 1) q + λ x_n),                ∂L/∂G = α₀ (q qᵀ + λ 1),
+    ∂L/∂q = 2 (Σ_n y_n (s_n − 1) x_n + α₀ G q),
 
 and a router's weights see ∂L/∂w_e = θ·(∂L/∂q)_e, from which they and what the router reads have theirs. Over clients
 the second is one product, Σ_u α_u q_u q_uᵀ = Qᵀ diag(α) Q, so no client's matrix is made unless somebody looks at it.
@@ -103,7 +104,8 @@ class _SolvedClients:
     def hand_in(self) -> None:
         """What the clients upload: the gradients of their items' rows and of G, at what they have become."""
         kernel, chunk, r = self.kernel, self.chunk, self.recipe
-        grad_x_CNK = self.slope_CN[:, :, None] * self.q_CK[:, None] + (2 * r.reg) * self.label_CN[:, :, None] * self.x_CNK
+        grad_x_CNK = self.slope_CN[:, :, None] * self.q_CK[:, None]
+        grad_x_CNK += (2 * r.reg) * self.label_CN[:, :, None] * self.x_CNK
         if self.routers is not None:  # views reach the loss a second way, through the mean that the router reads
             self.backward(self.routers)
             self.routers.read()
