@@ -1,6 +1,7 @@
 """The large search: every cell with a budget that nobody can call small, and its controls.
 
     python -m benchmarks.large --root FOLDER --out FOLDER [--data ku toy] [--cells "fcf solved" fcf] [--budget 60]
+    python -m benchmarks.large --out FOLDER --found fedlab_mm/figures/found.json
 
 A cell is a backbone, solved or stepping, with a method. Its settings are drawn at random, as many for every cell, and
 halved on validation: all of them for a third of the rounds, the best quarter for all rounds, the best of those with a
@@ -24,6 +25,7 @@ from tqdm import tqdm
 import fedlab_mm as fl
 from fedlab_mm.data.controls import controlled
 from fedlab_mm.errors import DivergedError
+from fedlab_mm.files import put
 
 BACKBONES = ("fedavg", "fcf", "pfedrec", "fedrap", "fedncf", "fcf solved")
 METHODS = ("none", "mlp", "vbpr", "fedvlr", "gfmfr", "prior")
@@ -79,14 +81,15 @@ def recipe_of(backbone: str, method: str, data: fl.Dataset, settings: dict[str, 
 
 
 def mean_valid(recipe: fl.Recipe, data: fl.Dataset, seeds: tuple[int, ...], cache: Path) -> float:
-    """NDCG of warm validation targets at the best round, over some seeds; minus one where one diverges."""
+    """NDCG of warm validation targets, the best mean of five rounds in a row, over some seeds; minus one where one
+    diverges. The best of eighty single rounds would be the luckiest: on KU a round is judged by 180 users."""
     values = []
     for seed in seeds:
         try:
             run = fl.train(recipe.but(seed=seed), data, progress=False, cache=cache)
             h = run.history
-            at_best = (h["round"] == run.best_round) & (h["split"] == "valid") & (h["metric"] == f"{run.goal}/warm")
-            values.append(float(h.loc[at_best, "value"].iloc[0]))
+            warm = h.loc[(h["split"] == "valid") & (h["metric"] == f"{run.goal}/warm"), "value"]
+            values.append(float(warm.rolling(5, min_periods=1).mean().iloc[min(4, len(warm) - 1) :].max()))
         except DivergedError:
             return -1.0
     return float(np.mean(values))
@@ -140,15 +143,33 @@ def final(data: fl.Dataset, backbone: str, method: str, recipe: fl.Recipe, out: 
             append(path, row | {"settings": json.dumps(recipe.changed)})
 
 
+def found(out: Path) -> dict[str, dict[str, Any]]:
+    """FCF's cells as figures take them: dataset -> "clients + method" -> what differs from the defaults."""
+    winners: dict[str, dict[str, Any]] = {}
+    for cell, rows in known(out / "cells.csv").groupby("cell", sort=False):
+        name, backbone, *solved, method = str(cell).split()
+        changed = json.loads(rows.iloc[0]["settings"])
+        if backbone == "fcf" and changed:
+            client = "solved" if solved else "steps"
+            own = {n: v for n, v in changed.items() if n not in ("dataset", "seed")}
+            winners.setdefault(name, {})[f"{client} + {method}"] = {"backbone": backbone, "method": method, **own}
+    order = [f"{client} + {method}" for client in ("steps", "solved") for method in METHODS]
+    return {name: {row: of[row] for row in order if row in of} for name, of in winners.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.large", description=__doc__)
-    parser.add_argument("--root", required=True, help="the folder that holds the datasets")
+    parser.add_argument("--root", help="the folder that holds the datasets")
+    parser.add_argument("--found", type=Path, help="search nothing: write the best settings so far to this file")
     parser.add_argument("--out", required=True, type=Path, help="where everything goes, and is read back from")
     parser.add_argument("--data", nargs="+", default=["ku", "toy", "ml-latest-small", "ml-100k"])
     parser.add_argument("--cells", nargs="+", default=list(BACKBONES), choices=BACKBONES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--budget", type=int, default=60, help="settings a cell [60]")
     options = parser.parse_args()
+    if options.found:
+        put(options.found, json.dumps(found(options.out), indent=1) + "\n")
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     for name in options.data:

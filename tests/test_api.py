@@ -165,7 +165,7 @@ def test_k_must_fit_the_catalogue(world, recipe):
 
 def test_compare_puts_recipes_beside_baselines(world, recipe):
     table = fl.compare([recipe, recipe.but(method="none")], seeds=range(2), data=world, progress=False)
-    assert list(table.index) == ["popularity", "itemknn", "ease", "fcf + fedvlr", "fcf + none"]
+    assert list(table.index) == ["popularity", "itemknn", "ease", "ials", "fcf + fedvlr", "fcf + none"]
     runs = [fl.train(recipe.but(seed=s), world, progress=False).test["hr@5"] for s in range(2)]
     assert table.loc["fcf + fedvlr", ("hr@5", "mean")] == pytest.approx(np.mean(runs))
     assert table.loc["fcf + fedvlr", ("hr@5", "sd")] == pytest.approx(np.std(runs, ddof=1))

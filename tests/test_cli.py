@@ -31,7 +31,7 @@ def test_compare(capsys, tmp_path):
     csv = tmp_path / "t.csv"
     code, out, _ = run(capsys, "compare", *FAST, "--method", "none", "fedvlr", "--seeds", 2, "--csv", csv)
     assert code == 0
-    for row in ("popularity", "itemknn", "ease", "fcf + none", "fcf + fedvlr"):
+    for row in ("popularity", "itemknn", "ease", "ials", "fcf + none", "fcf + fedvlr"):
         assert row in out
     assert "26 of them cold" in out and " ± " in out
     assert pd.read_csv(csv).shape == (5, 17)

@@ -88,7 +88,7 @@ def test_the_command_keeps_the_rows_of_a_comparison(capsys, tmp_path, ctrl_c_in)
     ctrl_c_in(3)  # in the second recipe's first round
     code, _, err = run(capsys, *command)
     assert code == 130 and f"the rows so far are in {csv}; to go on: fedlab-mm compare" in err
-    assert list(pd.read_csv(csv)["recipe"]) == ["popularity", "itemknn", "ease", "fcf + none"]
+    assert list(pd.read_csv(csv)["recipe"]) == ["popularity", "itemknn", "ease", "ials", "fcf + none"]
     code, _, _ = run(capsys, *command)
     assert code == 0 and len(pd.read_csv(csv)) == 5
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]

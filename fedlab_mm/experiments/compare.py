@@ -37,7 +37,7 @@ def compare(
 
     Args:
         baselines: their names; "ease:200" sets the one number that a baseline takes (EASE's λ). If left
-            out, popularity, itemknn and ease; for clicks rate, user rate, logistic and trees.
+            out, popularity, itemknn, ease and ials; for clicks rate, user rate, logistic and trees.
         label: a recipe's name in the table, where the one made of what differs between recipes is too long.
         cache: a folder that keeps finished runs, as for `train`.
         controls: what to set beside each recipe that fuses, as further rows "…, shuffled": "shuffled" (features

@@ -11,6 +11,7 @@ from fedlab_mm.plotting.items import draw_cover, plot_items, plot_recommendation
 from fedlab_mm.plotting.privacy import plot_defences, plot_line, plot_noise, plot_privacy, plot_tradeoffs
 from fedlab_mm.plotting.reported import plot_counts
 from fedlab_mm.plotting.runs import plot_comparison, plot_learning_curves, plot_router_groups, plot_router_rounds
+from fedlab_mm.plotting.solved import plot_rounds, plot_solved
 from fedlab_mm.plotting.training import plot_frames, plot_paths, plot_ranks, plot_series, plot_traffic
 from fedlab_mm.plotting.users import (
     plot_activity,

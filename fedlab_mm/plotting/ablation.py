@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
+from fedlab_mm.plotting.base import DASHES, LEVELS, MARKERS, PALETTE, bare, closed
 
 
 def plot_variants(
@@ -49,9 +49,7 @@ def plot_variants(
                     theirs = _of(reported, group, name, variant, metric)
                     if len(theirs):
                         axis.plot([place + 0.3 * step] * len(theirs), theirs, **style, markerfacecolor="none")
-        for dash, (name, row) in zip(
-            DASHES[1:], (lines if lines is not None else pd.DataFrame()).iterrows(), strict=False
-        ):
+        for dash, (name, row) in zip(LEVELS, (lines if lines is not None else pd.DataFrame()).iterrows(), strict=False):
             axis.axhline(row[metric], color="0.45", linestyle=dash, linewidth=1, label=str(name))
         for border in np.arange(len(groups) - 1) + 0.5:
             axis.axvline(border, color="0.88", linewidth=0.8)

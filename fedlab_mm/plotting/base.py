@@ -1,5 +1,7 @@
 """One style for every picture: colours that colour-blind readers can tell apart, marks and dashes that survive grey."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":", "-.")
+LEVELS: tuple[Any, ...] = ("--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))  # of lines at what a rival reaches
 
 
 def closed(figure: Figure) -> Figure:

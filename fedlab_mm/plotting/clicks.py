@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedlab_mm.plotting.base import DASHES, MARKERS, PALETTE, bare, closed
+from fedlab_mm.plotting.base import LEVELS, MARKERS, PALETTE, bare, closed
 
 HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "**"]
 METRICS = {"auc": "test AUC", "logloss": "test LogLoss"}
@@ -39,7 +39,7 @@ def plot_clicks(table: pd.DataFrame, reported: pd.DataFrame | None = None, lines
                     axis.plot(mine, [place] * len(mine), ".", color=colour, markersize=4)
                     axis.plot(mine.mean(), place, MARKERS[n], color=colour, markersize=6)
         levels = table[table["backbone"].isin(lines) & (table["method"] == "centralised")]
-        for dash, (_, row) in zip(DASHES[1:], levels.iterrows(), strict=False):
+        for dash, (_, row) in zip(LEVELS, levels.iterrows(), strict=False):
             axis.axvline(row[metric], color="0.45", linestyle=dash, linewidth=1, label=row["backbone"])
         span = axis.get_xlim()
         margin = 0.35 * (span[1] - span[0])

@@ -22,7 +22,7 @@ class Ranking(Task):
 
     prefix, what, data = "", "methods that rank items", "items to rank"
     federation = RankingFederation
-    rivals = ("popularity", "itemknn", "ease")
+    rivals = ("popularity", "itemknn", "ease", "ials")
 
     def check(self, recipe: Recipe, data: Any) -> None:
         if recipe.k > data.n_items:
@@ -38,8 +38,11 @@ class Ranking(Task):
         return self._judged(model.score_blocks(), model.data, split, model.recipe)
 
     def judge_rival(self, name: str, data: Any, recipe: Recipe) -> Judged:
-        scores_UI = torch.as_tensor(rival_of("baseline", name).scores(data))
-        return self._judged([(slice(0, data.n_users), scores_UI)], data, "test", recipe)
+        return self.judge_scores(rival_of("baseline", name).scores(data), data, "test", recipe)
+
+    def judge_scores(self, scores_UI: Any, data: Any, split: str, recipe: Recipe) -> Judged:
+        """Scores by whatever made them, [U, I], by the recipe's k and rule for ties."""
+        return self._judged([(slice(0, data.n_users), torch.as_tensor(scores_UI))], data, split, recipe)
 
     def _judged(self, blocks: Iterable[tuple[slice, torch.Tensor]], data: Any, split: str, recipe: Recipe) -> Judged:
         metrics, users = evaluate_blocks(blocks, data, split, recipe.k, recipe.ties)
