@@ -44,6 +44,8 @@ SOME = [
     ("pfedrec", "fedvlr"),
 ]
 SOME += [("fedrap", "none"), ("fedrap", "fedvlr")]
+CLOSED = {"solver": "closed", "server_optimizer": "adam", "shared_lr": 0.01}
+SOLVED = [("fcf", "none"), ("fcf", "mlp"), ("fcf", "prior"), ("fcf", "fedvlr")]
 PARTS = ["ku", "shapes", "growth", "busy"]
 MANY = (100_000, 10_000, 700_000)
 GROWTH = {
@@ -64,10 +66,13 @@ def cells(options: argparse.Namespace, ku: str) -> list[dict[str, Any]]:
         found += [{"part": "ku", **cell(ku, b, m, loop=True)} for b, m in every]
         if ("fcf", "fedmr") in every:
             found += [{"part": "ku", **cell(ku, "fcf", "fedmr", loop=True, local_epochs=10)}]
+        found += [{"part": "ku", **cell(ku, *c, loop=True, **CLOSED)} for c in SOLVED if c in every]
     if "shapes" in options.part:
         chosen = every if options.every else [c for c in SOME if c in every]
         found += [{"part": "shapes", **cell(s, b, m, loop=True)} for s in PAPERS for b, m in chosen]
+        found += [{"part": "shapes", **cell(s, *SOLVED[0], loop=True, **CLOSED)} for s in PAPERS if SOLVED[0] in every]
         found += [{"part": "shapes", **cell(MANY, "fcf", "fedvlr", loop=False)}]
+        found += [{"part": "shapes", **cell(MANY, *SOLVED[0], loop=False, **CLOSED)}]
     if "growth" in options.part:
         for axis, shapes in GROWTH.items():
             found += [{"part": axis, **cell(s, "fcf", "fedvlr", loop=False)} for s in shapes]

@@ -101,16 +101,20 @@ def row(name: str, data: fl.Dataset, rounds: int, every: int) -> Mapping[str, fl
         federation.samples_of = lambda clients, t: once.take(clients)
     best: dict[str, float] = {}
     for t in tqdm(range(1, rounds + 1), desc=name, unit="round"):
-        federation.step()
+        try:
+            federation.step()
+        except fl.DivergedError:
+            return {**best, "diverged in round": t}
         if t % every and t != rounds:
             continue
         scores_UI = federation.scores()
+        last = sampled(scores_UI, data, everything, 1)
         held = data.target_U("valid")
         valid = fl.evaluate(scores_UI, held, data.train, k=50)["ndcg@50"]
         if valid > best.get("valid", -1.0):
             full = fl.evaluate(scores_UI, data.target_U("test"), data.train, k=50)
-            best = {"round": t, "valid": valid, **full, **sampled(scores_UI, data, everything, 1)}
-    last = sampled(scores_UI, data, everything, 1)
+            best = {"round": t, "valid": valid, **full, **last}
+        tqdm.write(f"{name}, round {t}: valid NDCG@50 {valid:.4f}, sampled HR@10 {last['hr@10']:.3f}")
     return {**best, **{f"last {n}": v for n, v in last.items()}}
 
 
