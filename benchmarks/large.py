@@ -28,7 +28,7 @@ from fedlab_mm.errors import DivergedError
 from fedlab_mm.files import put
 
 BACKBONES = ("fedavg", "fcf", "pfedrec", "fedrap", "fedncf", "fcf solved")
-METHODS = ("none", "mlp", "vbpr", "fedvlr", "gfmfr", "prior")
+METHODS = ("none", "mlp", "vbpr", "fedvlr", "gfmfr", "prior", "prior-topics", "prior-views")
 UNSOLVED = {"gfmfr"}  # is no square
 FINAL = range(5)
 # Each rung: the share of the settings that reach it, the share of the rounds that they train, their seeds.
@@ -60,7 +60,8 @@ def drawn(rng: np.random.Generator, backbone: str, method: str) -> dict[str, Any
         settings["feature_scale"] = of(0.03, 0.1, 0.3)
     if method in ("mlp", "vbpr", "fedvlr") and backbone != "fedncf":  # whose own table cannot begin silent
         settings["init_scale"] = of(0.1, 0.0)
-    if method == "prior":
+    if method.startswith("prior"):
+        settings |= {} if method == "prior" else {"towards": method.removeprefix("prior-")}
         settings |= {"pull": between(3e-3, 0.3), "ridge": between(0.01, 1.0)}
     if method == "gfmfr":
         settings |= {"distill": between(0.03, 1.0), "fit_epochs": 10}
@@ -77,7 +78,9 @@ def cells(chosen: list[str], methods: list[str]) -> Iterator[tuple[str, str]]:
 def recipe_of(backbone: str, method: str, data: fl.Dataset, settings: dict[str, Any]) -> fl.Recipe:
     name, _, solved = backbone.partition(" ")
     rounds = 80 if solved else 60
-    return fl.Recipe(dataset=data.name, backbone=name, method=method, rounds=rounds, patience=15).but(**settings)
+    return fl.Recipe(dataset=data.name, backbone=name, method=method.partition("-")[0], rounds=rounds, patience=15).but(
+        **settings
+    )
 
 
 def mean_valid(recipe: fl.Recipe, data: fl.Dataset, seeds: tuple[int, ...], cache: Path) -> float:
@@ -152,7 +155,11 @@ def found(out: Path) -> dict[str, dict[str, Any]]:
         if backbone == "fcf" and changed:
             client = "solved" if solved else "steps"
             own = {n: v for n, v in changed.items() if n not in ("dataset", "seed")}
-            winners.setdefault(name, {})[f"{client} + {method}"] = {"backbone": backbone, "method": method, **own}
+            winners.setdefault(name, {})[f"{client} + {method}"] = {
+                "backbone": backbone,
+                "method": method.partition("-")[0],
+                **own,
+            }
     order = [f"{client} + {method}" for client in ("steps", "solved") for method in METHODS]
     return {name: {row: of[row] for row in order if row in of} for name, of in winners.items()}
 

@@ -61,7 +61,7 @@ def refuse_what_is_not_linear(recipe: Recipe, backbone: Backbone, fits: bool) ->
     Raises:
         FedlabError: a score that is not the same linear function of an item for the whole catalogue.
     """
-    told = f"loss='{recipe.loss}'" + (" with solver='closed'" if recipe.solver == "closed" else "")
+    told = "solver='closed'" if recipe.solver == "closed" else f"loss='{recipe.loss}'"
     if not isinstance(backbone, LinearBackbone) or type(backbone).forward is not LinearBackbone.forward:
         raise FedlabError(f"{told} needs a score that is linear in the item, and that of '{recipe.backbone}' is not")
     if backbone.personal_table or backbone.keeps_items:
@@ -69,7 +69,7 @@ def refuse_what_is_not_linear(recipe: Recipe, backbone: Backbone, fits: bool) ->
     if not fits:
         raise FedlabError(
             f"{told} needs items that stand still while a client trains: method '{recipe.method}' trains them there, "
-            "or has a loss that is no square; none, mlp, vbpr and fedvlr do"
+            "or has a loss that is no square; choose none, prior, mlp, vbpr or fedvlr"
         )
 
 
