@@ -60,7 +60,7 @@ def test_the_annotated_tree_names_every_module_and_notebook():
 
 
 NAMES = {"fcf": "FCF", "fedavg": "FedAvg", "fedncf": "FedNCF", "pfedrec": "PFedRec", "fedrap": "FedRAP"}
-NAMES |= {"popularity": "popularity", "itemknn": "item-KNN", "ease": "EASE"}
+NAMES |= {"popularity": "popularity", "itemknn": "item-KNN", "ease": "EASE", "ials": "iALS"}
 
 
 def main_table():
@@ -78,6 +78,33 @@ def main_table():
 
 def test_the_main_table_is_that_of_the_main_picture():
     assert "(figures/main-table-ku.png)" in README and main_table() in README
+
+
+SOLVED = {"solved-ku": "KU, warm", "solved-toy": "toy", "solved-ml": "ml-latest-small", "solved-ml-100k": "ML-100K"}
+CLIENTS = {"steps": "clients step", "solved": "clients solve"}
+
+
+def solved_table():
+    """The README's table of clients that solve, from the tables that its pictures are drawn from."""
+    there = {n: t for n, t in SOLVED.items() if (ROOT / "figures" / f"{n}.csv").is_file()}
+    columns: dict[str, dict[str, str]] = {}
+    for name, title in there.items():
+        table = fl.figures.table_of(name, ROOT / "figures").fillna({"control": ""})
+        metric = "ndcg@50/warm" if "warm" in title else "ndcg@50"
+        for (row, control), cell in table.groupby(["row", "control"], sort=False):
+            client, _, method = row.partition(" + ")
+            what = "IDs only" if method == "none" else f"`{method}`"
+            told = NAMES.get(row) or f"{CLIENTS[client]}, {what}" + (", shuffled" if control else "")
+            sd = "" if len(cell) == 1 else f" ± {cell[metric].std():.3f}"
+            columns.setdefault(told, {})[title] = f"{cell[metric].mean():.3f}{sd}"
+    order = sorted(columns, key=lambda told: (told not in NAMES.values(), not told.startswith("clients step")))
+    rows = [f"| NDCG@50 | {' | '.join(there.values())} |", "|---" * (1 + len(there)) + "|"]
+    rows += [f"| {told} | {' | '.join(columns[told].get(title, '') for title in there.values())} |" for told in order]
+    return "\n".join(rows)
+
+
+def test_the_table_of_solved_clients_is_that_of_its_pictures():
+    assert "(figures/solved-ku.png)" in README and solved_table() in README
 
 
 def test_sections_that_other_files_name_are_there():
