@@ -28,6 +28,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fedlab_mm.errors import FedlabError
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -155,9 +157,31 @@ class Dataset:
         """True where an item has a training interaction; a target that has none is a cold one."""
         return self.popularity_I > 0
 
-    def target_U(self, split: str) -> np.ndarray:
-        """Each user's held-out item of "valid" or "test"; −1 for a user who has none, as under a temporal split."""
+    def targets(self, split: str) -> Histories:
+        """Each user's held-out items of "valid" or "test": none, one or several."""
         pairs = self._pairs(split)
+        return Histories.from_pairs(pairs["user"], pairs["item"], self.n_users)
+
+    @cached_property
+    def several(self) -> bool:
+        """Has a user more than one target of a split, as under a random split?"""
+        held_out = self.interactions[self.interactions["split"] != "train"]
+        return bool(held_out.duplicated(["user", "split"]).any())
+
+    def target_U(self, split: str) -> np.ndarray:
+        """Each user's held-out item of "valid" or "test"; −1 for a user who has none, as under a temporal split.
+
+        Raises:
+            FedlabError: a user has several.
+        """
+        pairs = self._pairs(split)
+        if (several := pairs["user"].duplicated()).any():
+            user = int(pairs["user"][several].iloc[0])
+            n = int((pairs["user"] == user).sum())
+            raise FedlabError(
+                f"{self.name}: user {user} has {n} {split} targets, and one is asked for: "
+                f"targets('{split}') has all, split='leave-one-out' would leave one"
+            )
         target_U = np.full(self.n_users, -1, dtype=np.int64)
         target_U[pairs["user"]] = pairs["item"]
         return target_U

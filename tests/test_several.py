@@ -5,8 +5,10 @@ import pytest
 from sklearn.metrics import average_precision_score, ndcg_score
 
 import fedlab_mm as fl
+from fedlab_mm.data import build
 from fedlab_mm.evaluation import evaluate_several, evaluate_users, evaluate_users_of_several
 from fedlab_mm.evaluation.several import METRICS
+from tests.conftest import tiny
 
 
 def by_hand(order, targets, k):
@@ -80,3 +82,23 @@ def test_users_without_a_target_are_not_asked_and_several_cut_offs_are_told():
 def test_bad_input(targets, seen, k, message):
     with pytest.raises(fl.FedlabError, match=message):
         evaluate_several([[3.0, 2, 1], [1, 2, 3]], targets, seen, k=k)
+
+
+def test_a_run_on_a_random_split_is_judged_by_all_its_targets():
+    rng = np.random.default_rng(0)
+    world = tiny(n_users=12, n_items=20)
+    log = world.interactions.copy()
+    log["split"] = rng.choice(["train", "valid", "test"], len(log), p=[0.6, 0.2, 0.2])
+    log.loc[log.groupby("user").head(1).index, "split"] = "train"
+    data = build("random", log, world.items[["title"]], {m: f.numpy() for m, f in world.features.items()})
+    assert data.several
+    recipe = fl.Recipe(dataset="random", k=5, dim=4, id_dim=6, rounds=3)
+    run = fl.train(recipe, data, progress=False)
+    targets = data.targets("test")
+    by_hand = evaluate_several(run.scores_UI, targets, data.train, k=5)
+    assert {m: run.test[m] for m in by_hand} == pytest.approx(by_hand)
+    assert run.goal == "ndcg@5"
+    table = fl.compare([recipe, recipe.but(method="none")], [0], data, progress=False)
+    assert table.loc["fcf + none", ("recall@5", "mean")] >= 0
+    assert fl.paired(table, "fcf + fedvlr", "popularity", "recall@5")["users"] == (targets.lengths > 0).sum()
+    assert run.recommend(int(np.flatnonzero(targets.lengths > 1)[0]), k=3).shape[0] == 3

@@ -30,14 +30,14 @@ def build(
     dropped: Mapping[str, int] | None = None,
     *,
     user_ids: np.ndarray | None = None,
-    partial: bool = False,
     **more: Any,
 ) -> Dataset:
     """Check, clean and split.
 
     Repeated user–item pairs are dropped (the earliest row stays, or the held-out one where a pair stands in two
-    splits), then users with fewer than three interactions or, under a predefined split, without exactly one validation
-    and one test target; both are counted in `Dataset.dropped`. Users are renumbered from 0 where any were dropped.
+    splits), then users with fewer than three interactions or, under a predefined split, without one to train on; both
+    are counted in `Dataset.dropped`. A predefined split may leave a user no target, or several: everybody trains, and
+    those without a target are not asked. Users are renumbered from 0 where any were dropped.
 
     Args:
         interactions: columns user, item, timestamp, and split ("train", "valid", "test"); without a split column, each
@@ -48,7 +48,6 @@ def build(
         covers: uint8 [I, height, width, 3], or whatever gives an item's picture by `covers[item]`.
         truth: what was planted; dropped: what was left out before, and how many.
         user_ids: what each user was called in the files.
-        partial: let a predefined split leave a user with no validation or no test target.
         more: further fields of `Dataset`.
 
     Raises:
@@ -87,18 +86,17 @@ def build(
     counts = {"repeated pairs": len(log) - len(kept)}
 
     before = len(kept)
-    if not partial:
+    if "split" in kept:
+        trains = kept["user"].isin(kept["user"][kept["split"] == "train"])
+        counts["users without training interactions"] = kept["user"][~trains].nunique()
+        kept = kept[trains]
+        for part in SPLITS:
+            if len(kept) and part not in set(kept["split"]):
+                raise FedlabError(f"{source}: the split leaves nobody a {part} interaction: try split='leave-one-out'")
+    else:
         n_of_user = kept.groupby("user")["item"].transform("size")
         counts["users with fewer than three interactions"] = kept["user"][n_of_user < FEWEST].nunique()
         kept = kept[n_of_user >= FEWEST]
-    if "split" in kept:
-        per_user = pd.crosstab(kept["user"], kept["split"]).reindex(columns=list(SPLITS), fill_value=0)
-        held_out = per_user[["valid", "test"]]
-        whole = ((held_out <= 1) if partial else (held_out == 1)).all(axis=1) & (per_user["train"] >= 1)
-        lacking = "training interactions" if partial else "one validation and one test target"
-        counts[f"users without {lacking}"] = int((~whole).sum())
-        kept = kept[kept["user"].map(whole)]
-    else:
         kept = kept.assign(split=leave_one_out(kept))
     if len(kept) < before:
         counts[OF_THESE] = before - len(kept)
@@ -107,7 +105,7 @@ def build(
         why = lost or "there is nobody"
         raise FedlabError(
             f"{source}: nobody is left with an interaction each to train, validate and test ({why}). "
-            "A core, or a split with two targets for a user, can do that: try split='leave-one-out'"
+            "A core can do that, or a split: try split='leave-one-out'"
         )
     for what, count in counts.items():
         if count and what.startswith("users"):

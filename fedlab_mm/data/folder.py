@@ -99,7 +99,6 @@ class Folder:
             str(catalogue),
             features,
             encode,
-            partial=bool(about.get("partial")),
             numbered=bool(about),
             about={"read as": ", ".join(understood)} if understood else {},
         )
@@ -274,11 +273,9 @@ def _write(data: Dataset, folder: Path) -> None:
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\r\n")
     for modality, feature in data.features.items():
         save_file({modality: np.ascontiguousarray(feature.numpy())}, folder / f"{modality}.safetensors")
-    targets = np.stack([data.target_U("valid"), data.target_U("test")])
     about = {
         "name": data.name,
         "sha256": data.fingerprint,
-        "partial": bool((targets < 0).any()),
         "dropped": dict(data.dropped),
         "tied": dict(data.tied),
         "missing": {m: [n, data.filled.get(m, "zero")] for m, n in data.missing.items()},

@@ -31,7 +31,6 @@ class Raw:
         encode: the modalities to encode, of "image" and "text".
         covers: items' pictures where they are not files; truth: what was planted.
         dropped: what reading left out, and how many.
-        partial: whether a predefined split may leave users without a target.
         numbered: whether rows are in the order of the numbers of users and items, as `save_dataset` writes them; else
             these are numbered by their sorted ids.
         about: what was understood, for `Dataset.about`.
@@ -46,7 +45,6 @@ class Raw:
     covers: Any = None
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
-    partial: bool = False
     numbered: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
 

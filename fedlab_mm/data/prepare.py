@@ -63,7 +63,7 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         problems = problems[problems["item"].isin(items["item"].iloc[rows])]
     filled = {m: _fill(m, features[m], lost, how, raw) for m, lost in missing.items()}
 
-    log, partial, tied = _split(name, log, how, raw, dropped)
+    log, tied = _split(name, log, how, raw, dropped)
     catalogue = items.iloc[rows].reset_index(drop=True)
     item_number = pd.Series(np.arange(len(catalogue)), index=catalogue["item"])
     users = pd.Series(pd.unique(log["user"]))
@@ -90,7 +90,6 @@ def prepare(name: str, raw: Raw, how: Preparation, about: Mapping[str, str] | No
         truth,
         dropped,
         user_ids=users.to_numpy(),
-        partial=partial,
         tied=tied,
         missing={m: int(lost.sum()) for m, lost in missing.items() if lost.any()},
         filled={m: how_filled for m, how_filled in filled.items() if missing[m].any()},
@@ -181,7 +180,7 @@ def warn_of_ratings(name: str, log: pd.DataFrame, stacklevel: int = 4) -> None:
 def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]) -> pd.DataFrame:
     """The core, and in `dropped` what fell outside it, added to what fell before."""
     # A split that was made before may have left a user with less.
-    fewest = 1 if raw.partial and how.fewest == FEWEST else how.fewest
+    fewest = 1 if _is_given(log, how) and how.fewest == FEWEST else how.fewest
     users = max(how.core, fewest)
     kept = k_core(log, users, how.core)
     if not len(kept):
@@ -207,19 +206,18 @@ def _core(name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dic
 
 def _split(
     name: str, log: pd.DataFrame, how: Preparation, raw: Raw, dropped: dict[str, int]
-) -> tuple[pd.DataFrame, bool, dict[str, int]]:
-    """The log with its split, whether users may lack a target, and how many targets share their time with another
-    interaction of their user."""
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The log with its split, and how many targets share their time with another interaction of their user."""
     rule = how.split or ("given" if "split" in log else "leave-one-out")
     if rule == "given":
         if "split" not in log:
             raise FedlabError(f"{raw.source}: split='given', but it has no split column")
-        return log, raw.partial, {}
+        return log, {}
     log = log.assign(split=leave_one_out(log) if rule == "leave-one-out" else temporal(log, how.held_out))
     at_once = log.duplicated([c for c in ("user", "timestamp", "fraction") if c in log], keep=False)
     tied = {s: n for s in ("valid", "test") if (n := int((at_once & (log["split"] == s)).sum()))}
     if rule == "leave-one-out":
-        return log, False, tied
+        return log, tied
     dropped["interactions after a user's target"] = int((log["split"] == "").sum())
     log = log[log["split"] != ""]
     known = log["user"].isin(log["user"][log["split"] == "train"])
@@ -228,7 +226,11 @@ def _split(
     log = log[known]
     if set(log["split"]) != set(SPLITS):
         raise FedlabError(f"{raw.source}: split='temporal' leaves no training, validation or test interaction")
-    return log, True, tied
+    return log, tied
+
+
+def _is_given(log: pd.DataFrame, how: Preparation) -> bool:
+    return how.split in (None, "given") and "split" in log
 
 
 def _features(

@@ -13,7 +13,7 @@ and every order as likely as any other:
 The last two ask the first target alone: it is at place j if the others of its group are behind it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,11 @@ import torch
 from scipy.special import gammaln
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.evaluation.ranking import _cut_off, _seen_pairs, _table
+from fedlab_mm.evaluation.ranking import _coverage, _cut_off, _lists, _seen_pairs, _table, recommended
+from fedlab_mm.records import Dataset, Histories
+from fedlab_mm.threads import lap
 
+BLOCK = 20_000_000  # comparisons at once
 METRICS = ("recall", "ndcg", "precision", "map", "mrr", "hr")
 
 
@@ -62,10 +65,11 @@ def evaluate_users_of_several(
     user_P, item_P = (x.numpy() for x in _seen_pairs(targets, *scores_UI.shape))
     pairs = np.unique(np.stack([user_P, item_P]), axis=1)
     user_P, item_P = pairs
-    masked_UI = scores_UI.index_put(_seen_pairs(seen, *scores_UI.shape), scores_UI.new_tensor(-torch.inf)).numpy()
-    lost = np.flatnonzero(np.isneginf(masked_UI[user_P, item_P]))
+    masked_UI = scores_UI.index_put(_seen_pairs(seen, *scores_UI.shape), scores_UI.new_tensor(-torch.inf))
+    lost = torch.isneginf(masked_UI[user_P, item_P]).nonzero()[:1]
     if len(lost):
-        raise FedlabError(f"user {user_P[lost[0]]}'s target {item_P[lost[0]]} is among its seen items or scored -inf")
+        user, item = int(user_P[lost[0]]), int(item_P[lost[0]])
+        raise FedlabError(f"user {user}'s target {item} is among its seen items or scored -inf")
     groups = _groups(masked_UI, user_P, item_P, ties)
     asked, row_G = np.unique(groups["user"], return_inverse=True)
     total_U = np.bincount(row_G, weights=groups["m"]).astype(np.int64)
@@ -76,18 +80,48 @@ def evaluate_users_of_several(
     return pd.DataFrame(table, index=pd.Index(asked, name="user"))
 
 
-def _groups(masked_UI: np.ndarray, user_P: np.ndarray, item_P: np.ndarray, ties: str) -> pd.DataFrame:
+def evaluate_blocks_of_several(
+    blocks: Iterable[tuple[slice, torch.Tensor]], data: Dataset, split: str, k: int = 50, ties: str = "expected"
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Of scores that come a block of users at a time: the means over users with a target, training items masked, and
+    each user's. "…/warm" is of users whose targets all have training interactions, "…/cold" of the others; on test
+    coverage and popularity rank of what is recommended stand beside.
+
+    Args:
+        blocks: which users, one slice after the other, and their scores [C, I].
+    """
+    users, listed, targets = [], [], data.targets(split)
+    cold = Histories.from_pairs(targets.users, (~data.warm_I)[targets.items], data.n_users)
+    for block, scores_CI in blocks:
+        who = np.arange(block.start, block.stop)
+        seen = data.train.take(who)
+        of_users = evaluate_users_of_several(scores_CI, targets.take(who), seen, k, ties)
+        users.append(of_users.set_axis(who[of_users.index]))
+        if split == "test":
+            listed.append(_coverage(recommended(scores_CI, seen, k, ties)))
+        lap(len(who))
+    every = pd.concat(users).rename_axis("user")
+    every["warm"] = [not cold[user].any() for user in every.index]
+    result = {}
+    for kind, chosen in (("", every), ("/warm", every[every["warm"]]), ("/cold", every[~every["warm"]])):
+        if len(chosen):
+            result |= {f"{name}{kind}": float(chosen[name].mean()) for name in every if "@" in str(name)}
+    return result | (_lists(listed, k, data.popularity_I) if listed else {}), every
+
+
+def _groups(masked_UI: torch.Tensor, user_P: np.ndarray, item_P: np.ndarray, ties: str) -> pd.DataFrame:
     """The groups of tied items that hold a target, best first for each user: user, g, t, m, h."""
     above_P, tied_P = np.empty(len(user_P), dtype=np.int64), np.empty(len(user_P), dtype=np.int64)
-    starts = np.flatnonzero(np.diff(user_P, prepend=-1)).tolist()
-    for start, end in zip(starts, [*starts[1:], len(user_P)], strict=False):
-        row_I, items = masked_UI[user_P[start]], item_P[start:end]
-        ordered_I = np.sort(row_I)
-        above_P[start:end] = len(row_I) - np.searchsorted(ordered_I, row_I[items], side="right")
-        tied_P[start:end] = len(row_I) - np.searchsorted(ordered_I, row_I[items], side="left") - above_P[start:end]
+    block, number_I = max(1, BLOCK // masked_UI.shape[1]), torch.arange(masked_UI.shape[1])
+    for start in range(0, len(user_P), block):
+        part = slice(start, start + block)
+        rows_PI, item_P1 = masked_UI[torch.from_numpy(user_P[part])], torch.from_numpy(item_P[part])[:, None]
+        own_P1 = rows_PI.gather(1, item_P1)
+        tied_PI = rows_PI == own_P1
+        above_P[part], tied_P[part] = (rows_PI > own_P1).sum(dim=1), tied_PI.sum(dim=1)
         if ties == "index":
-            above_P[start:end] += [int((row_I[:item] == row_I[item]).sum()) for item in items]
-            tied_P[start:end] = 1
+            above_P[part] += (tied_PI & (number_I < item_P1)).sum(dim=1).numpy()
+            tied_P[part] = 1
     found = pd.DataFrame({"user": user_P, "g": above_P, "t": tied_P})
     groups = found.groupby(["user", "g", "t"]).size().rename("m").reset_index().sort_values(["user", "g"])
     groups["h"] = groups.groupby("user")["m"].cumsum() - groups["m"]

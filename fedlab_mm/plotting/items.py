@@ -61,7 +61,7 @@ def plot_recommendations(runs: Run | Mapping[str, Run], user: int, k: int = 8) -
     """
     named = {"recommended": runs} if isinstance(runs, Run) else dict(runs)
     data = next(iter(named.values())).data
-    target = [item for item in data.target_U("test")[[user]].tolist() if item >= 0]
+    target = data.targets("test")[user].tolist()
     recommended = {name: run.recommend(user, k)["item"].tolist() for name, run in named.items()}
     return plot_items(data, {"has": _history(data, user, k), **recommended, "held out": target}, per_row=k)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from fedlab_mm.errors import FedlabError
-from fedlab_mm.evaluation import evaluate_blocks
+from fedlab_mm.evaluation import evaluate_blocks, evaluate_blocks_of_several
 from fedlab_mm.federation.ranking import RankingFederation
 from fedlab_mm.recipe import Recipe
 from fedlab_mm.registry import lookup, register
@@ -45,6 +45,9 @@ class Ranking(Task):
         return self._judged([(slice(0, data.n_users), torch.as_tensor(scores_UI))], data, split, recipe)
 
     def _judged(self, blocks: Iterable[tuple[slice, torch.Tensor]], data: Any, split: str, recipe: Recipe) -> Judged:
+        if data.several:
+            metrics, users = evaluate_blocks_of_several(blocks, data, split, recipe.k, recipe.ties)
+            return Judged(metrics, users.reset_index())
         metrics, users = evaluate_blocks(blocks, data, split, recipe.k, recipe.ties)
         return Judged(metrics, users.rename_axis("user").reset_index().assign(warm=data.warm_I[users["target"]]))
 
@@ -61,7 +64,7 @@ class Ranking(Task):
         return paired_means(chosen, a, b, metric)
 
     def told_targets(self, data: Any) -> str:
-        return f"{int((data.target_U('test') >= 0).sum())} test targets, {data.n_cold('test')} of them cold"
+        return f"{len(data.targets('test').items)} test targets, {data.n_cold('test')} of them cold"
 
     @dataclass(frozen=True)
     class Params(Settings):

@@ -49,12 +49,18 @@ def test_a_pair_that_is_both_trained_on_and_held_out_stays_held_out():
     assert data.train[0].tolist() == [0, 1]
 
 
-def test_users_that_a_predefined_split_leaves_without_a_target_are_dropped():
-    rows = [*ROWS, (1, 0, 1), (1, 1, 2), (1, 2, 3)]
-    split = ["train", "train", "valid", "test", "train", "train", "test"]
-    with pytest.warns(UserWarning, match="dropped 1 user without one validation and one test target"):
+def test_under_a_predefined_split_everybody_trains_and_may_have_no_target_or_several():
+    rows = [*ROWS, (1, 0, 1), (1, 1, 2), (1, 2, 3), (1, 3, 4), (2, 0, 1), (3, 1, 1), (3, 2, 2)]
+    split = ["train", "train", "valid", "test", "train", "train", "test", "test", "train", "valid", "test"]
+    with pytest.warns(UserWarning, match="dropped 1 user without training interactions"):
         data = build("x", log(rows, split), ITEMS, FEATURES)
-    assert data.n_users == 1
+    assert data.n_users == 3 and data.several
+    assert [data.targets("test")[u].tolist() for u in range(3)] == [[3], [2, 3], []]
+    assert data.target_U("valid").tolist() == [2, -1, -1]
+    with pytest.raises(fl.FedlabError, match="x: user 1 has 2 test targets, and one is asked for"):
+        data.target_U("test")
+    with pytest.raises(fl.FedlabError, match="the split leaves nobody a valid interaction"):
+        build("x", log(ROWS, ["train", "train", "test", "test"]), ITEMS, FEATURES)
 
 
 @pytest.mark.parametrize(
