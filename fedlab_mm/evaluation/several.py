@@ -102,7 +102,7 @@ def evaluate_blocks_of_several(
         lap(len(who))
     every = pd.concat(users).rename_axis("user")
     every["warm"] = [not cold[user].any() for user in every.index]
-    result = {}
+    result: dict[str, float] = {}
     for kind, chosen in (("", every), ("/warm", every[every["warm"]]), ("/cold", every[~every["warm"]])):
         if len(chosen):
             result |= {f"{name}{kind}": float(chosen[name].mean()) for name in every if "@" in str(name)}
