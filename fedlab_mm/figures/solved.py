@@ -67,7 +67,7 @@ class Solved(Exhibit):
             baselines=(),
             label=names.get,
             cache=cache,
-            controls=("shuffled",),
+            controls=("shuffled",) if any(r.method != "none" for r in recipes.values()) else (),
         )
         users, rivals = [table.attrs["users"]], []
         for name in RIVALS:

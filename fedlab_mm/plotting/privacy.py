@@ -111,7 +111,7 @@ def plot_defences(table: pd.DataFrame) -> Figure:
             left.plot(ndcg.mean(), y, "o", color=PALETTE[0], markerfacecolor=fill, markersize=5)
         right.plot([first["auc low"], first["auc high"]], [y, y], color=PALETTE[1])
         right.plot(first["auc"], y, "s", color=PALETTE[1], markerfacecolor=fill, markersize=5)
-        if np.isfinite(first["epsilon"]):
+        if np.isfinite(first["epsilon"]) and client == clients[0]:
             right.text(1.04, rows.index(str(name)), f"ε = {first['epsilon']:,.0f}", va="center", fontsize=8)
     right.axvline(0.5, linestyle=":", color="0.45", linewidth=1)
     right.text(0.5, -0.8, "coin", fontsize=7, ha="center", color="0.3")

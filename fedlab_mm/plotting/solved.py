@@ -42,6 +42,7 @@ def plot_solved(table: pd.DataFrame, printed: Mapping[str, float] | None = None)
         for dash, level in zip(LEVELS, lines[metric], strict=False):
             axis.axvline(level, color="0.45", linestyle=dash, linewidth=1)
         axis.set_xlabel("test NDCG@50, " + ("all targets" if metric == "ndcg@50" else "warm targets"))
+        axis.margins(x=0.04)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", color="0.92")
         bare(axis)
