@@ -34,7 +34,7 @@ def test_compare(capsys, tmp_path):
     for row in ("popularity", "itemknn", "ease", "ials", "fcf + none", "fcf + fedvlr"):
         assert row in out
     assert "26 of them cold" in out and " ± " in out
-    assert pd.read_csv(csv).shape == (5, 17)
+    assert pd.read_csv(csv).shape == (6, 17)
 
 
 def test_tune(capsys, tmp_path):

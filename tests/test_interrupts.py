@@ -90,7 +90,7 @@ def test_the_command_keeps_the_rows_of_a_comparison(capsys, tmp_path, ctrl_c_in)
     assert code == 130 and f"the rows so far are in {csv}; to go on: fedlab-mm compare" in err
     assert list(pd.read_csv(csv)["recipe"]) == ["popularity", "itemknn", "ease", "ials", "fcf + none"]
     code, _, _ = run(capsys, *command)
-    assert code == 0 and len(pd.read_csv(csv)) == 5
+    assert code == 0 and len(pd.read_csv(csv)) == 6
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
@@ -114,7 +114,7 @@ def test_a_console_that_knows_few_characters_loses_no_table(tmp_path, encoding):
     done = shell("compare", *FAST[:4], "--method", "none", "--seeds", 2, "--csv", csv, encoding=encoding)
     assert done.returncode == 0, done.stderr
     assert " ? " in done.stdout.decode(encoding) or " ± " in done.stdout.decode(encoding)
-    assert len(pd.read_csv(csv)) == 4
+    assert len(pd.read_csv(csv)) == 5
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):

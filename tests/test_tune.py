@@ -125,7 +125,7 @@ def test_training_stops_when_validation_has_not_risen(world, recipe, tmp_path):
 def test_paired_differences_of_a_comparison(world, quick):
     table = fl.compare([quick, quick.but(method="none")], seeds=range(2), data=world, progress=False)
     users = table.attrs["users"]
-    assert len(users) == (3 + 2 * 2) * world.n_users
+    assert len(users) == (4 + 2 * 2) * world.n_users
     row = fl.paired(table, "fcf + fedvlr", "fcf + none", "ndcg@5")
     means = users.groupby("row")["ndcg@5"].mean()
     assert row["difference"] == pytest.approx(means["fcf + fedvlr"] - means["fcf + none"])

@@ -38,7 +38,7 @@ def found() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(text)
 
 
-class Solved(Exhibit):
+class SolvedClients(Exhibit):
     """Clients that step and clients that solve, under each method, beside themselves with shuffled features."""
 
     source = "none: FCF's own paper solves for its clients, the papers on fusion compare with one that steps"
@@ -133,26 +133,28 @@ def _paired(table: pd.DataFrame, a: str, b: str) -> pd.Series:
 
 
 @register("figure", "solved-ku")
-class OnKU(Solved):
-    caption = f"KU, FCF, NDCG@50: {Solved.told} Crosses: what FedVLR prints."
+class SolvedOnKU(SolvedClients):
+    caption = f"KU, FCF, NDCG@50: {SolvedClients.told} Crosses: what FedVLR prints."
 
 
 @register("figure", "solved-toy")
-class OnToy(Solved):
+class SolvedOnToy(SolvedClients):
     dataset = "toy"
-    caption = f"The toy set, FCF, NDCG@50: {Solved.told}"
+    caption = f"The toy set, FCF, NDCG@50: {SolvedClients.told}"
 
 
 @register("figure", "solved-ml")
-class OnML(Solved):
+class SolvedOnML(SolvedClients):
     dataset = "ml-latest-small"
-    caption = f"ml-latest-small, whose posters and abstracts an offline encoder reads, FCF, NDCG@50: {Solved.told}"
+    caption = (
+        f"ml-latest-small, whose posters and abstracts an offline encoder reads, FCF, NDCG@50: {SolvedClients.told}"
+    )
 
 
 @register("figure", "solved-ml-100k")
-class OnML100K(Solved):
+class SolvedOnML100K(SolvedClients):
     dataset = "ml-100k"
-    caption = f"MovieLens 100K, whose titles and posters an offline encoder reads, FCF, NDCG@50: {Solved.told}"
+    caption = f"MovieLens 100K, whose titles and posters an offline encoder reads, FCF, NDCG@50: {SolvedClients.told}"
 
 
 @register("figure", "rounds-ku")

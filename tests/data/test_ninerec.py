@@ -59,7 +59,7 @@ def test_an_unknown_item(copy):
 def test_a_short_user(copy):
     table = pd.read_csv(copy / "inter.csv")
     table[(table.userID != 3) | (table.split_label > 0)].to_csv(copy / "inter.csv", index=False)
-    with pytest.warns(UserWarning, match="ku: dropped 1 user with fewer than three interactions"):
+    with pytest.warns(UserWarning, match="ku: dropped 1 user without training interactions"):
         assert fl.load("ku", root=copy).n_users == 203
 
 

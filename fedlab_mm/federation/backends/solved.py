@@ -72,9 +72,9 @@ class _SolvedClients:
             weights_CE = self.routers.weights()
             n_views = weights_CE.shape[1]
             x_CND = times(weights_CE[:, None], self.x_CNK.unflatten(2, (n_views, -1)))
-            pairs_CF = outer(weights_CE, weights_CE)
-            by_pair_FX = gram.unflatten(1, (n_views, -1)).unflatten(0, (n_views, -1)).transpose(1, 2).flatten(2)
-            gram = (pairs_CF @ by_pair_FX.flatten(0, 1)).view(len(pairs_CF), *2 * [x_CND.shape[2]])
+            pairs = outer(weights_CE, weights_CE)
+            blocks = gram.unflatten(1, (n_views, -1)).unflatten(0, (n_views, -1)).transpose(1, 2).flatten(2)
+            gram = (pairs @ blocks.flatten(0, 1)).view(len(pairs), *2 * [x_CND.shape[2]])
         theta_CD = solved(x_CND, self.label_CN, gram, r.unobserved, r.reg * self.seen_C)
         self.private[WEIGHT][:, 0] = theta_CD
         self.theta_CD = theta_CD
