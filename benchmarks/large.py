@@ -8,8 +8,8 @@ halved on validation: all of them for a third of the rounds, the best quarter fo
 second seed. The winner of both seeds is trained with five, beside itself under the controls. Judged are warm targets:
 of items that nobody met a model with features is paid for where it happens to put them, shuffled ones too.
 Everything is written as it comes, so that the same command goes on where it stopped: `search.csv` (a row for each
-setting tried on each rung), `cells.csv` (a row for each cell, seed and control), and runs under `runs/`. What was searched
-so far lies in `benchmarks/large_search`; `--out` a copy of it goes on from there.
+setting tried on each rung), `cells.csv` (a row for each cell, seed and control), and runs under `runs/`. What was
+searched so far lies in `benchmarks/large_search`; `--out` a copy of it goes on from there.
 """
 
 import argparse
