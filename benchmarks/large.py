@@ -5,8 +5,8 @@
 
 A cell is a backbone, solved or stepping, with a method. Its settings are drawn at random, as many for every cell, and
 halved on validation: all of them for a third of the rounds, the best quarter for all rounds, the best of those with a
-second seed. The winner of both seeds is trained with five, beside itself under the controls. Judged are warm targets:
-of items that nobody met a model with features is paid for where it happens to put them, shuffled ones too.
+second seed. The winner of both seeds is trained with five, beside itself under the controls. Judged are warm
+targets: a model with features, true or shuffled, is paid for cold ones by luck.
 Everything is written as it comes, so that the same command goes on where it stopped: `search.csv` (a row for each
 setting tried on each rung), `cells.csv` (a row for each cell, seed and control), and runs under `runs/`. What was
 searched so far lies in `benchmarks/large_search`; `--out` a copy of it goes on from there.

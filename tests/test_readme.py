@@ -89,7 +89,7 @@ def solved_table():
     there = {n: t for n, t in SOLVED.items() if (ROOT / "figures" / f"{n}.csv").is_file()}
     columns: dict[str, dict[str, str]] = {}
     for name, title in there.items():
-        table = fl.figures.table_of(name, ROOT / "figures").fillna({"control": ""})
+        table = fl.figures.table_of(name, ROOT / "figures").astype({"control": object}).fillna({"control": ""})
         metric = "ndcg@50/warm" if "warm" in title else "ndcg@50"
         for (row, control), cell in table.groupby(["row", "control"], sort=False):
             client, _, method = row.partition(" + ")

@@ -87,7 +87,7 @@ class Views(Towards):
 
         D_i ← argmin_d ‖d − D_i‖² + ρ ‖x_i − G d‖²,
 
-    and ρ such that a row is moved by the share `pull` in the mean over directions."""
+    and ρ such that a direction of mean strength is moved by the share `pull`."""
 
     def _maps(self, table_IW: Tensor, x_Id: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """G [d, W], ρ GᵀG [W, W] and ρ."""
@@ -105,7 +105,7 @@ class Views(Towards):
         return torch.linalg.solve(eye_WW + back_WW, (table_IW + rho * x_Id @ read_dW).T).T
 
     def of(self, x_Jd: Tensor, table_IW: Tensor, x_Id: Tensor) -> Tensor:
-        """argmin_d ‖x − G d‖², where a row ends that nobody touches."""
+        """argmin_d ‖x − G d‖², where a row ends that nobody else moves; features must be as many as W, or more."""
         read_dW, _, _ = self._maps(table_IW, x_Id)
         return torch.linalg.lstsq(read_dW, x_Jd.T).solution.T
 
@@ -116,8 +116,9 @@ class ContentPrior(NoFusion):
     a round: D_i ← (1 − pull) D_i + pull · f(x_i).
 
     x_i are an item's features side by side, standardised. Rows of items that many clients hold are held in place by
-    their gradients; a row that nobody touches ends where its features say. An item outside the catalogue is scored
-    there. Clients know nothing of it: they are sent and upload what they are sent and upload without fusion.
+    their gradients; a row that nobody touches goes where its features say, unless a loss over the whole catalogue
+    (`methods.whole`) draws it to zero meanwhile. An item outside the catalogue is scored where its features say.
+    Clients know nothing of it: they are sent and upload what they are sent and upload without fusion.
     """
 
     fuses = True

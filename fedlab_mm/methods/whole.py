@@ -13,10 +13,10 @@ The server sends G with the items. A client uploads its gradient with respect to
 respect to G, which is α₀ q_u q_uᵀ + λ α₀ 1: a matrix of K × K numbers, never a dense table. The server pulls both back
 through what it sent; through G = XᵀX the second becomes 2 X ∂L/∂G.
 
-More steps from the same sums (`server_steps`). With the clients' θ fixed L is a square in the items. Its part over the
+More steps from the same sums (`server_steps`). With the clients' θ fixed L is quadratic in the items. Its part over the
 whole catalogue the server knows exactly, for ∂L/∂G does not depend on X. Of a client's own rows it knows the gradient
 g_i at the X⁰ that was sent; what it lacks is the curvature 2 Σ_{u∋i} α_u (q_u q_uᵀ + λ 1), K² numbers a row. It takes
-the mean client's for each of those that hold the item,
+the mean client's for each client that holds the item,
 
     ∂L/∂x_i ≈ g_i + 2 n_i ∂L/∂G/α₀ (x_i − x_i⁰),        n_i = Σ_{u∋i} α_u,
 

@@ -24,7 +24,7 @@ def plot_solved(table: pd.DataFrame, printed: Mapping[str, float] | None = None)
         printed: row -> what a paper prints of all targets, drawn as a cross.
     """
     lines = table[table["row"].isin(SPELLED)].set_index("row")
-    cells = table[~table["row"].isin(SPELLED)].assign(control=table["control"].fillna(""))
+    cells = table[~table["row"].isin(SPELLED)].assign(control=table["control"].astype(object).fillna(""))
     rows = list(dict.fromkeys(cells["row"]))
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.42 * len(rows) + 1.5), layout="constrained", sharey=True)
     for axis, metric in zip(axes, ("ndcg@50", "ndcg@50/warm"), strict=True):
